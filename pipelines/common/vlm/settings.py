@@ -1,0 +1,60 @@
+"""Settings of models and trainings, for every system that tunes one. Imports no torch, since Dagster loads it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipelines.common.settings import Settings
+
+Quantization = Literal["nf4", "none"]
+Device = Literal["auto", "cuda", "cpu"]
+
+
+class TinySettings(Settings):
+    """Size of the embedded model."""
+
+    image: int = 84  # pixels a side that the model sees
+    patch: int = 21  # 4×4 patches, 4 tokens a pair: as few as a clip can do with on a CPU
+    hidden: int = Field(default=128, multiple_of=4)
+    layers: int = 4
+    heads: int = 4
+    vision_hidden: int = 128
+    vision_layers: int = 4
+    initial: float = 0.06  # standard deviation of the weights: 1/√hidden; the 0.02 of large models learns far slower
+
+
+class LoopSettings(Settings):
+    """What every training has, whatever it trains."""
+
+    seed: int = 7
+    steps: int = Field(ge=1)  # of the optimiser
+    batch_size: int = Field(default=2, ge=1)  # clips that are on the device at once: 2 fit a T4 at full size
+    gradient_accumulation_steps: int = Field(default=8, ge=1)  # × batch_size = 16 clips a step
+    learning_rate: float = Field(default=2e-4, gt=0)  # the usual start for LoRA of this rank
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)  # Adam's second moments are noise before
+    final_share: float = Field(default=0.05, ge=0, le=1)  # of the rate, at the end of the cosine
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    save_steps: int = Field(default=50, ge=1)  # the brief's; a lost free-tier machine costs at most this much
+    save_total_limit: int = Field(default=3, ge=1)
+    threads: int | None = None  # of torch on a CPU; None leaves torch's own choice
+
+
+class LoraSettings(Settings):
+    """Which weights the adapter changes."""
+
+    rank: int = 16
+    alpha: int = 32  # twice the rank, the usual scale
+    dropout: float = 0.0  # augmentation regularises; dropout would also slow a model this small
+    vision: bool = True  # also the vision tower
+
+
+class AugmentSettings(Settings):
+    """How far pictures are changed; zero changes nothing."""
+
+    crop: float = Field(default=0.1, ge=0, lt=0.5)  # of each side at most: a camera that someone has touched
+    light: float = Field(default=0.25, ge=0, lt=1)  # relative brightness
+    colour: float = Field(default=0.5, ge=0, lt=1)  # mixing of the colour channels: clothes, lamps, white balance
+    renumber: int = Field(default=10, ge=0)  # frames by which a bound is moved at most, or prompts are learned by heart

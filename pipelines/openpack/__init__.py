@@ -1,0 +1,1 @@
+"""The packaging system: from OpenPack sessions to an adapter and its answers, one module a stage."""

@@ -1,0 +1,184 @@
+"""Settings of the stages, a reason beside each default. Imports no torch and no pandas, since Dagster loads it."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from pipelines.common.errors import SetupError
+from pipelines.common.keyframes import KeyframeSettings
+from pipelines.common.settings import Settings
+from pipelines.common.vlm.settings import (
+    AugmentSettings,
+    Device,
+    LoopSettings,
+    LoraSettings,
+    Quantization,
+    TinySettings,
+)
+
+# Raise a stage's version when its code gives other results for equal inputs: part of every code version, and read here
+# because the stages themselves import what Dagster must not load.
+STAGE_VERSIONS: dict[str, str] = {
+    "raw_session": "1",
+    "normalized_video": "1",
+    "clips": "1",
+    "shards": "1",
+    "base_model": "1",
+    "adapter": "1",
+    "evaluation": "1",
+    "bento": "1",
+}
+
+PRESETS = Path(__file__).with_name("presets")
+
+View = Literal["video", "rgb", "depth", "keypoints"]
+FPS = 25  # frames a second of everything after normalisation; the brief's clock
+CLIP_FRAMES = 125  # 5 s
+
+
+class NormaliseSettings(Settings):
+    """Raw stream → one H.264 video of known rate and size. Pixels of the source are those of its 1280×720 picture."""
+
+    fps: int = FPS
+    # 12×12 patch pairs of Qwen2-VL = 72 tokens a frame; square, stretched: no token shows a border; even, as 4:2:0 asks
+    size: int = Field(default=336, multiple_of=2, gt=0)
+    crf: int = Field(default=20, ge=0, le=51)  # x264 quality at which keyframes keep their edges
+    preset: str = "ultrafast"  # decoding is the wall, not disk: measured by `make bench`
+    gop: int = Field(default=FPS, ge=1)  # a seek decodes at most one second
+    # of decoder and x264 each. One: with a session a core, two took 1.3 times the processor time for no gain; and x264
+    # gives other bytes for another count, so it must not follow the machine
+    threads: int = Field(default=1, ge=1)
+    # a longer time without a frame is a wrong time stamp, not a pause of the camera, and would be filled with one
+    # picture 25 times a second; wide enough for a camera that was out for minutes
+    longest_gap_s: float = Field(default=900, gt=0)
+    # x0, y0, x1, y1 blacked out in every rgb frame. The burnt-in clock spans 28–765 × 17–50: a model would read the
+    # time instead of the work. The clock on the bench is no rectangle here: at 336 pixels its digits cannot be read
+    rgb_masks: tuple[tuple[int, int, int, int], ...] = ((0, 0, 800, 64),)
+    # mm drawn near (bright) to far (dark), the same in all sessions so that a grey means a distance. Bench and worker
+    # are 1.2–2.7 m away, the back table and walls end at 5.5; beyond are 2 % of the pixels, mostly ceiling
+    depth_range_mm: tuple[int, int] = (500, 6000)
+    # a joint that the estimator trusts less is not drawn: ankles behind the bench are guesses (median 0.19 in the
+    # sample), shoulders and arms are seen (0.8 and above)
+    joint_confidence: float = Field(default=0.3, ge=0, le=1)
+
+
+class SimulationSettings(Settings):
+    """Drawn sessions in the release's layout."""
+
+    seed: int = 7
+    sessions: int = Field(default=2, ge=1, le=5)  # a worker, named S0100, S0200, … as in the release
+    boxes: int = Field(default=4, ge=1)  # a session: about three minutes of video for a worker
+    duration_scale: float = Field(default=0.5, gt=0)  # of the published medians, so that the demo stays short
+    fps: int = 15  # as the Kinect streams of OpenPack
+    width: int = 640
+    height: int = 480
+
+
+class ClipSettings(Settings):
+    """Which stretches of a session become clips. Clips start on whole seconds, so that an id names one clip."""
+
+    seed: int = 7
+    boundary_clips: int = Field(default=3, ge=1)  # of each boundary in training, with the boundary anywhere inside
+    transition_clips: int = Field(default=1, ge=0)  # of each boundary, starting in one operation, ending in the next
+    inside_clips: int = Field(default=1, ge=0)  # of each operation that holds a whole clip
+    evaluation_slack: int = FPS // 2  # frames between an evaluation clip's middle and its boundary (±0.5 s)
+    jpeg_quality: int = Field(default=90, ge=50, le=100)  # 8 frames ≈ 0.2 MB; artefacts below this touch thin lines
+
+
+class ShardSettings(Settings):
+    """How samples are packed."""
+
+    target_bytes: int = 200 * 2**20  # within the 100–500 MB at which tar reading is sequential and copies stay handy
+    least_shards: int = Field(default=2, ge=1)  # never fewer than loader workers, or some would idle
+
+
+class PretrainSettings(Settings):
+    """How the embedded base model is made. Nothing here touches a model that is only named."""
+
+    model: TinySettings = TinySettings()
+    told_share: float = Field(default=0.4, ge=0, le=1)  # of the steps in which questions come with what is to be seen
+    asked: int = Field(default=6, ge=0)  # samples of a step that are questions about clips; the others tell of a pair
+    loop: LoopSettings = LoopSettings(
+        steps=1800, batch_size=12, gradient_accumulation_steps=1, learning_rate=1e-3, save_steps=100, threads=2
+    )  # small batches learn in far fewer samples here; eight times this rate learns nothing
+
+
+class FinetuneSettings(Settings):
+    """How the adapter is trained: QLoRA."""
+
+    lora: LoraSettings = LoraSettings()
+    augment: AugmentSettings = AugmentSettings()
+    quantization: Quantization = "nf4"
+    device: Device = "auto"
+    gradient_checkpointing: bool = True
+    loop: LoopSettings = LoopSettings(steps=1000)
+
+
+class EvaluationSettings(Settings):
+    """Which clips are scored for `results.json`, and how."""
+
+    clips: int = 30  # the brief's: the first by clip id
+    operations: int = 2  # candidates for which spans and next operations are scored
+    batch_size: int = 8
+    quantization: Quantization = "nf4"
+    device: Device = "auto"
+
+
+class AllSettings(Settings):
+    """The settings of every stage, one section a stage."""
+
+    simulation: SimulationSettings = SimulationSettings()
+    normalise: NormaliseSettings = NormaliseSettings()
+    clips: ClipSettings = ClipSettings()
+    keyframes: KeyframeSettings = KeyframeSettings()
+    shards: ShardSettings = ShardSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+def load_settings(path: Path | None = None, preset: str | None = None) -> AllSettings:
+    """Defaults, then a preset, then a TOML file with a section a stage (`[clips]`); each names only what it changes.
+
+    `preset` is a file of `presets/`; without it PRESET names one, else `tiny` where VLM is `tiny`, else `t4`. Without
+    `path`: the file that SETTINGS_FILE names, else `settings.toml` in the working directory, if there is one.
+    SetupError for a file that is named and missing, that is no TOML, or that has an unknown name or a wrong value.
+    """
+    tiny = os.environ.get("VLM", "tiny") in ("", "tiny")
+    preset = preset or os.environ.get("PRESET") or ("tiny" if tiny else "t4")
+    merged = _read(
+        PRESETS / f"{preset}.toml", f"The presets are {', '.join(sorted(p.stem for p in PRESETS.glob('*')))}."
+    )
+    named = path or (Path(os.environ["SETTINGS_FILE"]) if os.environ.get("SETTINGS_FILE") else None)
+    file = named or Path("settings.toml")
+    if named or file.is_file():
+        merged = _merge(merged, _read(file, "Write it, or unset SETTINGS_FILE."))
+    try:
+        return AllSettings.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        cure = "The names and their defaults are in pipelines/openpack/settings.py."
+        raise SetupError(first["msg"], file=file, where=where, cure=cure) from None
+
+
+def _read(file: Path, cure: str) -> dict[str, Any]:
+    if not file.is_file():
+        raise SetupError("the settings file is missing", file=file, cure=cure)
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SetupError(f"not valid TOML ({error})", file=file, cure="Mend that line.") from None
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        inner = isinstance(value, dict) and isinstance(below.get(name), dict)
+        merged[name] = _merge(below[name], value) if inner else value
+    return merged
