@@ -1,0 +1,183 @@
+"""Stage `normalized_video`: each session's stream as one video of known rate and size, with the true times kept.
+
+Belongs here: the stage, its files, and the same for a single uploaded video. How ffmpeg is used (`common.media`) and
+what a frame of an image stream looks like (`streams`) do not.
+
+Format of `<out>/<session>/`:
+
+    video.mp4        H.264, 25 frames a second, 336×336 (stretched), a key frame every second, no audio
+    frames.parquet   one row a frame of it: frame int32 (0, 1, …), source_frame int32 (which source frame it shows),
+                     source_ms float64 (that one's time in ms after the session's first frame, whose unix time is
+                     `first_ms` of session.json), repeated bool (shows the same source frame as the row before)
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipelines.common.errors import DataError
+from pipelines.common.files import atomic_file
+from pipelines.common.incremental import Item, Record, read_records, run_items
+from pipelines.common.media import VideoWriter, hold_mapping, packet_times, transcode
+from pipelines.openpack.settings import STAGE_VERSIONS, NormaliseSettings, load_settings
+from pipelines.openpack.sources import RawSession, read_session
+from pipelines.openpack.streams import open_pictures
+
+VERSION = STAGE_VERSIONS["normalized_video"]
+VIDEO = "video.mp4"
+FRAMES = "frames.parquet"
+
+
+@dataclass(frozen=True)
+class _Job:
+    raw: Path
+    set_aside: str | None
+    settings: NormaliseSettings
+
+
+def run_user(
+    user: str,
+    raw_out: Path,
+    out: Path,
+    settings: NormaliseSettings,
+    workers: int | None = None,
+    progress: Callable[[Record, bool], None] = lambda record, fresh: None,
+) -> list[Record]:
+    """Brings `<out>/<session>/` up to date for every session of `raw_out`, both folders of this one user.
+
+    Sessions run side by side, one a core by default. A session that was set aside before stays so, with its reason.
+    DataError where `raw_out` holds no session.
+    """
+    items = []
+    for record in read_records(raw_out):
+        inputs = {"raw_session": record.content(), **({"set_aside": record.reason} if record.reason else {})}
+        items.append(Item(record.name, inputs, _Job(raw_out / record.name, record.reason, settings)))
+    if not items:
+        raise DataError(f"no session of {user} is here", file=raw_out, cure="Run the stage raw_session for this user.")
+    recipe = f"{VERSION}+{settings.digest()}"
+    return run_items(items, _normalise, out, recipe, workers=workers, progress=progress)
+
+
+def read_frames(folder: Path) -> pd.DataFrame:
+    """The frames of a session's video, as the module describes. DataError where the file is missing or unreadable."""
+    path = folder / FRAMES
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        cure = "Run the stage normalized_video again."
+        raise DataError(f"no readable table of frames ({error})", file=path, cure=cure) from None
+
+
+def normalise_upload(path: Path, out_path: Path, settings: NormaliseSettings, max_frames: int) -> pd.DataFrame:
+    """Writes any one video that ffmpeg reads to `out_path`, just as a session's, and returns its frames.
+
+    DataError for a file that is no whole video, and for one of more than `max_frames` frames at the new rate, which is
+    refused before it is decoded. `out_path` appears whole or not at all.
+    """
+    times_s = packet_times(path)
+    _check_gaps(times_s, path, settings)
+    if len(hold_mapping(times_s, settings.fps)) > max_frames:
+        limit = max_frames / settings.fps
+        what = f"the video lasts {times_s[-1]:.1f} s, more than {limit:.1f} s"
+        raise DataError(what, file=path, cure="Cut it into shorter ones.")
+    with atomic_file(out_path) as part:
+        return _table(times_s, _from_video(path, part, times_s, settings))
+
+
+def _normalise(job: _Job, folder: Path) -> dict[str, Any]:
+    """One session into `folder`; returns its summary."""
+    if job.set_aside:
+        what, _, cure = job.set_aside.rpartition(". ")
+        raise DataError(what, cure=cure)  # reads just as the reason that it was given
+    raw = read_session(job.raw)
+    place, target = job.raw / raw.stream.path, folder / VIDEO
+    if raw.stream.kind == "video":
+        times_s = _checked(packet_times(place), raw, place, job.settings)
+        mapping = _from_video(place, target, times_s, job.settings)
+    else:
+        pictures = open_pictures(place, raw.stream.kind, job.settings)
+        times_s = _checked((pictures.times_ms - pictures.times_ms[0]) / 1000, raw, place, job.settings)
+        mapping = _from_pictures(pictures.draw, target, times_s, job.settings)
+    table = _table(times_s, mapping)
+    table.to_parquet(folder / FRAMES, index=False)
+    return {
+        "frames": len(table),
+        "source_frames": len(times_s),
+        "repeated": int(np.count_nonzero(table["repeated"])),
+        "fps": job.settings.fps,
+        "seconds": len(table) / job.settings.fps,
+        "bytes": target.stat().st_size,
+    }
+
+
+def _from_video(path: Path, target: Path, times_s: np.ndarray, settings: NormaliseSettings) -> np.ndarray:
+    return transcode(path, target, times_s, fps=settings.fps, size=settings.size, **_encoding(settings))
+
+
+def _from_pictures(
+    draw: Callable[[int], np.ndarray], target: Path, times_s: np.ndarray, settings: NormaliseSettings
+) -> np.ndarray:
+    """Writes the frames that `draw` gives by the same rule as `transcode`; each is drawn once, however often shown."""
+    mapping = hold_mapping(times_s, settings.fps)
+    shown, counts = np.unique(mapping, return_counts=True)
+    with VideoWriter(target, settings.fps, (settings.size, settings.size), **_encoding(settings)) as writer:
+        for source, count in zip(shown.tolist(), counts.tolist(), strict=True):
+            writer.write(draw(source), repeat=count)
+    return mapping
+
+
+def _encoding(settings: NormaliseSettings) -> dict[str, Any]:
+    return settings.model_dump(include={"crf", "preset", "gop", "threads"})
+
+
+def _checked(times_s: np.ndarray, raw: RawSession, place: Path, settings: NormaliseSettings) -> np.ndarray:
+    """The times, if they are those that raw_session found and have no impossible gap."""
+    found, known = round(times_s[-1] * 1000), raw.last_ms - raw.first_ms
+    if len(times_s) != raw.n_frames or abs(found - known) > 1:
+        what = f"{len(times_s)} frames over {found} ms, where raw_session found {raw.n_frames} over {known} ms"
+        raise DataError(what, file=place, cure="Run the stage raw_session again.")
+    _check_gaps(times_s, place, settings)
+    return times_s
+
+
+def _check_gaps(times_s: np.ndarray, place: Path, settings: NormaliseSettings) -> None:
+    steps = np.diff(times_s)
+    if len(steps) and steps.max() > settings.longest_gap_s:
+        frame = int(steps.argmax()) + 1
+        what = f"no frame for {steps.max():.0f} s before this one, more than {settings.longest_gap_s:.0f} s"
+        raise DataError(what, file=place, where=f"frame {frame}", cure="Mend its time, or raise longest_gap_s.")
+
+
+def _table(times_s: np.ndarray, mapping: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "frame": np.arange(len(mapping), dtype=np.int32),
+            "source_frame": mapping.astype(np.int32),
+            "source_ms": np.round(times_s[mapping] * 1000, 3),
+            "repeated": np.diff(mapping, prepend=-1) == 0,
+        }
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Makes a user's sessions into 25 fps video: stage normalized_video.")
+    parser.add_argument("user", help="for example U0101")
+    parser.add_argument("raw", type=Path, help="for example data/raw_session/U0101")
+    parser.add_argument("out", type=Path, help="for example data/normalized_video/U0101")
+    parser.add_argument("--settings", type=Path, help="a TOML file, section [normalise]; by default settings.toml")
+    parser.add_argument("--workers", type=int, help="processes; by default one a core")
+    options = parser.parse_args()
+    settings = load_settings(options.settings).normalise
+    for record in run_user(options.user, options.raw, options.out, settings, options.workers):
+        print(record.name, record.status, record.reason or record.summary)
+
+
+if __name__ == "__main__":
+    main()
