@@ -1,0 +1,208 @@
+"""Stage `clips`: cuts a session's normalised video into clips with their keyframes and their labels.
+
+Belongs here: where labels (`clip_plan`) and picture (`common.keyframes`) meet, and the files that come of it. The
+keyframes of a clip depend on its picture alone, never on a label. Packing clips for training (`shards`) does not
+belong here.
+
+Format of `<out>/<session>/`:
+
+    clips.jsonl         one `Clip` a line, by start
+    frames/000123.jpg   each shown frame once, by its number in the session's video; overlapping clips share it
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import ValidationError
+
+from pipelines.common.errors import DataError
+from pipelines.common.files import file_digest, read_jsonl, write_jsonl
+from pipelines.common.incremental import Item, Record, read_records, run_items
+from pipelines.common.keyframes import KeyframeSettings, Signal, choose, measure
+from pipelines.common.media import VideoReader
+from pipelines.openpack import taxonomy
+from pipelines.openpack.annotations import read_operations
+from pipelines.openpack.clip_plan import Clip, PlannedClip, clip_id, plan
+from pipelines.openpack.normalise import VIDEO, read_frames
+from pipelines.openpack.settings import CLIP_FRAMES, FPS, STAGE_VERSIONS, ClipSettings, load_settings
+from pipelines.openpack.sources import RawSession, read_session
+
+VERSION = STAGE_VERSIONS["clips"]
+CLIPS = "clips.jsonl"
+FRAMES = "frames"
+BATCH = 64  # frames in memory at a time: 22 MB at 336×336
+
+
+@dataclass(frozen=True)
+class _Job:
+    raw: Path
+    normalized: Path
+    set_aside: str | None
+    clip: ClipSettings
+    keyframes: KeyframeSettings
+
+
+def run_user(
+    user: str,
+    normalized_out: Path,
+    raw_out: Path,
+    out: Path,
+    clip_settings: ClipSettings,
+    keyframe_settings: KeyframeSettings,
+    workers: int | None = None,
+    progress: Callable[[Record, bool], None] = lambda record, fresh: None,
+) -> list[Record]:
+    """Brings `<out>/<session>/` up to date for a user's sessions, given the folders of the two stages before.
+
+    A session that was set aside before stays so, with the reason. One without labels gives no clips and says why in
+    its summary. DataError where the two folders do not hold the same sessions.
+    """
+    raw, normalized = ({record.name: record for record in read_records(folder)} for folder in (raw_out, normalized_out))
+    if not raw or raw.keys() != normalized.keys():
+        have, done = (", ".join(records) or "none" for records in (raw, normalized))
+        what = f"raw sessions of {user}: {have}; normalised: {done}"
+        raise DataError(what, file=normalized_out, cure="Run raw_session, then normalized_video, for this user.")
+    items = []
+    for name, record in normalized.items():
+        inputs = {"raw_session": raw[name].content(), "normalized_video": record.content()}
+        inputs |= {"set_aside": record.reason} if record.reason else {}
+        job = _Job(raw_out / name, normalized_out / name, record.reason, clip_settings, keyframe_settings)
+        items.append(Item(name, inputs, job))
+    recipe = f"{VERSION}+{clip_settings.digest()}+{keyframe_settings.digest()}"
+    return run_items(items, _cut, out, recipe, workers=workers, progress=progress)
+
+
+def read_clips(folder: Path) -> list[Clip]:
+    """The clips of one session's folder, by start. DataError where the file is missing or not of this version."""
+    rows = read_jsonl(folder / CLIPS)
+    try:
+        return [Clip.model_validate(row) for row in rows]
+    except ValidationError as error:
+        what = f"{error.error_count()} fields are not of this version"
+        raise DataError(what, file=folder / CLIPS, cure="Run the stage clips again.") from None
+
+
+def frame_file(folder: Path, frame: int) -> Path:
+    """The picture of a frame of the session, counted from the start of its video."""
+    return folder / FRAMES / f"{frame:06d}.jpg"
+
+
+def clip_signal(signal: Signal, start: int) -> Signal:
+    """A clip's part of its session's signal, as if nothing came before: what `measure` gives for the clip alone.
+
+    So a clip that is cut out here and the same five seconds sent to a service show the same frames.
+    """
+    part = signal[start : start + CLIP_FRAMES]
+    fresh, motion = part.fresh.copy(), part.motion.copy()
+    fresh[0] = True
+    still = 1 + int(np.argmax(np.append(fresh[1:], True)))  # the first picture and its repeats: moved from nothing
+    motion[:still] = 0
+    return Signal(part.entropy, motion, fresh)
+
+
+def _cut(job: _Job, folder: Path) -> dict[str, Any]:
+    """One session, clips and frames into `folder`; returns its summary."""
+    if job.set_aside:
+        what, _, cure = job.set_aside.rpartition(". ")
+        raise DataError(what, cure=cure)  # reads just as the reason that it was given
+    raw = read_session(job.raw)
+    frames = read_frames(job.normalized)
+    planned = _plan(raw, job, len(frames))
+    if isinstance(planned, str):
+        write_jsonl(folder / CLIPS, [])
+        return {"clips": 0, "why": planned}
+    with VideoReader(job.normalized / VIDEO) as reader:
+        signal = measure(reader.batches(BATCH), frames["repeated"].to_numpy(bool))
+        clips = [_clip(raw, part, signal, job.keyframes) for part in planned]
+        written = _write_frames(reader, clips, folder, job.clip.jpeg_quality)
+    write_jsonl(folder / CLIPS, [clip.model_dump(mode="json") for clip in clips])
+    settings = {"clips": job.clip.model_dump(mode="json"), "keyframes": job.keyframes.model_dump(mode="json")}
+    return {**_summary(clips, written, len(frames)), "settings": settings}
+
+
+def _plan(raw: RawSession, job: _Job, n_frames: int) -> list[PlannedClip] | str:
+    """The session's clips, or why there are none."""
+    if raw.annotation is None:
+        return "the session has no annotations"
+    path = job.raw / raw.annotation
+    if not path.is_file() or file_digest(path) != raw.annotation_digest:
+        raise DataError("the annotations have changed since raw_session", file=path, cure="Run raw_session again.")
+    planned = plan(read_operations(path), raw.first_ms, n_frames, job.clip)
+    return planned or "no five seconds of the video lie within the annotated time before the last operation"
+
+
+def _clip(raw: RawSession, planned: PlannedClip, signal: Signal, settings: KeyframeSettings) -> Clip:
+    keyframes = choose(clip_signal(signal, planned.start_frame), settings)
+    return Clip(
+        clip_id=clip_id(raw.user, raw.session, planned.start_frame),
+        user=raw.user,
+        session=raw.session,
+        start_frame=planned.start_frame,
+        kind=planned.kind,
+        target=planned.target,
+        boundaries=planned.boundaries,
+        bounds=keyframes.bounds,
+        pairs=keyframes.pairs,
+    )
+
+
+def _write_frames(reader: VideoReader, clips: Iterable[Clip], folder: Path, quality: int) -> int:
+    """Writes every shown frame once, reading the video forwards; returns how many."""
+    wanted = sorted({clip.start_frame + frame for clip in clips for frame in clip.keyframes.frames})
+    (folder / FRAMES).mkdir()
+    for first in range(0, len(wanted), BATCH):
+        numbers = wanted[first : first + BATCH]
+        for number, picture in zip(numbers, reader.frames(numbers), strict=True):
+            Image.fromarray(picture).save(frame_file(folder, number), "JPEG", quality=quality)
+    return len(wanted)
+
+
+def _summary(clips: list[Clip], frames_written: int, n_frames: int) -> dict[str, Any]:
+    return {
+        "clips": len(clips),
+        "seconds": n_frames / FPS,
+        "frames": frames_written,
+        "kinds": dict(sorted(Counter(clip.kind for clip in clips).items())),
+        "operations": {
+            operation.name: count
+            for operation in taxonomy.OPERATIONS
+            if (count := sum(clip.target.operation == operation.id for clip in clips))
+        },
+        "boundary_to_cut_frames": _boundary_to_cut(clips),
+    }
+
+
+def _boundary_to_cut(clips: list[Clip]) -> float | None:
+    """Median distance of a true boundary to the nearest cut, in frames: says how well the picture tells, no more."""
+    distances = [
+        min(abs(boundary - cut) for cut in clip.bounds[1:-1]) for clip in clips for boundary in clip.boundaries
+    ]
+    return float(median(distances)) if distances else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cuts a user's sessions into clips with keyframes: the stage clips.")
+    parser.add_argument("user", help="for example U0101")
+    parser.add_argument("normalized", type=Path, help="for example data/normalized_video/U0101")
+    parser.add_argument("raw", type=Path, help="for example data/raw_session/U0101")
+    parser.add_argument("out", type=Path, help="for example data/clips/U0101")
+    parser.add_argument("--settings", type=Path, help="a TOML file, sections [clips] and [keyframes]")
+    parser.add_argument("--workers", type=int, help="processes; by default one a core")
+    options = parser.parse_args()
+    settings = load_settings(options.settings)
+    folders = options.normalized, options.raw, options.out
+    for record in run_user(options.user, *folders, settings.clips, settings.keyframes, options.workers):
+        print(record.name, record.status, record.reason or record.summary)
+
+
+if __name__ == "__main__":
+    main()
