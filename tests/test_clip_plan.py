@@ -11,6 +11,7 @@ from pipelines.openpack.clip_plan import PlannedClip, Target, clip_id, describe,
 from pipelines.openpack.settings import ClipSettings
 
 START = 1_648_531_522_143  # unix ms of the first operation
+SETTINGS = ClipSettings(seed=7, boundary_clips=2, transition_clips=1, inside_clips=1, evaluation_slack=12)
 
 
 def timeline(*parts: tuple[int, float], user: str = "U0101", session: str = "S0100") -> Timeline:
@@ -79,7 +80,7 @@ def test_a_boundary_between_two_frames_belongs_to_the_later_one():
 
 def test_what_comes_next_is_known_beyond_the_end_of_the_video():
     line = timeline((100, 8), (200, 30), (300, 9))
-    last = plan(line, START, 10 * 25, ClipSettings())[-1]
+    last = plan(line, START, 10 * 25, SETTINGS)[-1]
     assert (last.start_frame, last.target) == (125, target(100, 0, 75, 200))
 
 
@@ -92,15 +93,15 @@ def test_nothing_is_cut_outside_of_labels_and_video_or_where_nothing_follows():
     clips = plan(line, early, 55 * 25, ClipSettings(inside_clips=99, transition_clips=99, boundary_clips=99))
     starts = [clip.start_frame for clip in clips]
     assert starts == list(range(7 * 25, 45 * 25, 25))  # 44 s: three seconds of the second operation, two of the last
-    assert plan(line, START + 60_000, 9999, ClipSettings()) == []
-    assert plan(line, START, 124, ClipSettings()) == []
-    assert plan(line, START - 60_000, 1500, ClipSettings()) == []
+    assert plan(line, START + 60_000, 9999, SETTINGS) == []
+    assert plan(line, START, 124, SETTINGS) == []
+    assert plan(line, START - 60_000, 1500, SETTINGS) == []
 
 
 @pytest.mark.parametrize("user", ["U0107", "U0108", "U0209"])
 def test_evaluation_clips_have_each_boundary_within_half_a_second_of_the_middle(user):
     line = working_day(user)
-    clips = [clip for clip in plan(line, START, 10**5, ClipSettings()) if clip.kind == "boundary"]
+    clips = [clip for clip in plan(line, START, 10**5, SETTINGS) if clip.kind == "boundary"]
     middles = [clip.start_frame + 62.5 for clip in clips]
     for clip, middle in zip(clips, middles, strict=True):
         assert min(abs(clip.start_frame + boundary - middle) for boundary in clip.boundaries) <= 12.5
@@ -113,7 +114,7 @@ def test_training_boundaries_spread_over_the_whole_clip():
     for number in range(20):
         seconds = np.random.default_rng(number).uniform(12, 20, 30)
         line = timeline(*((100 + 100 * (i % 3), float(s)) for i, s in enumerate(seconds)), session=f"S{number:02d}00")
-        clips = [clip for clip in plan(line, START, 10**5, ClipSettings()) if clip.kind == "boundary"]
+        clips = [clip for clip in plan(line, START, 10**5, SETTINGS) if clip.kind == "boundary"]
         assert len(clips) == 2 * 29  # of each boundary, even the last
         offsets += [boundary for clip in clips for boundary in clip.boundaries]
     assert (min(offsets), max(offsets)) == (1, 124)
@@ -125,7 +126,7 @@ def test_training_boundaries_spread_over_the_whole_clip():
 @pytest.mark.parametrize("user", ["U0101", "U0108"])
 def test_kinds_are_what_they_say(user):
     line = working_day(user, seed=4)
-    clips = plan(line, START, 10**5, ClipSettings())
+    clips = plan(line, START, 10**5, SETTINGS)
     kinds = {kind: [clip for clip in clips if clip.kind == kind] for kind in ("boundary", "transition", "inside")}
     assert all(len(of_kind) > 5 for of_kind in kinds.values())
     assert all(clip.boundaries for clip in kinds["boundary"])
@@ -135,7 +136,7 @@ def test_kinds_are_what_they_say(user):
 
 def test_targets_agree_with_the_timeline_frame_by_frame():
     line = working_day("U0101", seed=8)
-    for clip in plan(line, START, 10**5, ClipSettings()):
+    for clip in plan(line, START, 10**5, SETTINGS):
         seen = [line.at(START + 40 * (clip.start_frame + frame)) for frame in range(125)]
         instances = list(dict.fromkeys(seen))
         dominant = max(instances, key=seen.count)
@@ -160,15 +161,18 @@ def test_the_draw_depends_on_seed_and_session_alone():
 
     day = working_day("U0101")
     other = Timeline("U0101", "S0200", day.segments)
-    plans = [plan(line, START, 10**5, ClipSettings(seed=seed)) for line, seed in ((day, 7), (day, 8), (other, 7))]
-    assert plan(day, START, 10**5, ClipSettings()) == plans[0]
+    plans = [
+        plan(line, START, 10**5, SETTINGS.model_copy(update={"seed": seed}))
+        for line, seed in ((day, 7), (day, 8), (other, 7))
+    ]
+    assert plan(day, START, 10**5, SETTINGS) == plans[0]
     assert len({tuple(starts(clips)) for clips in plans}) == 3
 
 
 def test_the_real_session_is_planned_in_full(sample: Path):
     line = read_operations(sample / "U0209/annotation/openpack-operations/S0500.csv")
     length = (line.end_ms - line.start_ms) * 25 // 1000
-    clips = plan(line, line.start_ms, length, ClipSettings())
+    clips = plan(line, line.start_ms, length, SETTINGS)
     boundaries = [span.start_frame for span in session_spans(line, line.start_ms)[1:]]
     assert len(boundaries) >= 192
     middles = {clip.start_frame + 62 for clip in clips if clip.kind == "boundary"}

@@ -207,5 +207,7 @@ def _neighbours(fresh: np.ndarray, anchor: int, low: int, high: int) -> tuple[in
     later = np.flatnonzero(fresh[first + 1 : high])
     if len(later):
         return first, first + 1 + int(later[0])
-    earlier = np.flatnonzero(fresh[low:first])
-    return (low + int(earlier[-1]), first) if len(earlier) else (first, first)
+    earlier = low + np.flatnonzero(fresh[low:first])
+    if not len(earlier) and first > low:
+        return low, first  # the segment begins with a repeat of the picture before it
+    return (int(earlier[-1]), first) if len(earlier) else (first, first)

@@ -50,8 +50,8 @@ class NormaliseSettings(Settings):
     crf: int = Field(default=20, ge=0, le=51)  # x264 quality at which keyframes keep their edges
     preset: str = "ultrafast"  # decoding is the wall, not disk: measured by `make bench`
     gop: int = Field(default=FPS, ge=1)  # a seek decodes at most one second
-    # of decoder and x264 each. One: with a session a core, two took 1.3 times the processor time for no gain; and x264
-    # gives other bytes for another count, so it must not follow the machine
+    # of decoder and x264 each; the two run side by side anyway. With two, the processor time grew by 7–28 % and one
+    # session was no sooner done; and x264 gives other bytes for another count, so it must not follow the machine
     threads: int = Field(default=1, ge=1)
     # a longer time without a frame is a wrong time stamp, not a pause of the camera, and would be filled with one
     # picture 25 times a second; wide enough for a camera that was out for minutes
@@ -86,7 +86,10 @@ class ClipSettings(Settings):
     boundary_clips: int = Field(default=3, ge=1)  # of each boundary in training, with the boundary anywhere inside
     transition_clips: int = Field(default=1, ge=0)  # of each boundary, starting in one operation, ending in the next
     inside_clips: int = Field(default=1, ge=0)  # of each operation that holds a whole clip
-    evaluation_slack: int = FPS // 2  # frames between an evaluation clip's middle and its boundary (±0.5 s)
+    evaluation_slack: int = Field(
+        default=FPS // 2, ge=12
+    )  # frames from clip's middle to boundary (±0.5 s); clips start
+    # on whole seconds, so that less would drop boundaries
     jpeg_quality: int = Field(default=90, ge=50, le=100)  # 8 frames ≈ 0.2 MB; artefacts below this touch thin lines
 
 

@@ -1,0 +1,48 @@
+"""Makes the next steps' samples in another process while this one computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+T = TypeVar("T")
+
+_make: Callable[[int], object] | None = None
+
+
+class Ahead(Generic[T]):
+    """Calls `maker()` once in a spawned process, then the function it returns for each step, `depth` steps early.
+
+    Context manager; `ahead(step)` waits for that step's result. The function must depend on the step alone, so that
+    any order of calls gives the same. Both must be picklable (module level functions, `functools.partial` of them).
+    """
+
+    def __init__(self, maker: Callable[[], Callable[[int], T]], depth: int = 2) -> None:
+        self._depth = depth
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), _start, (maker,))
+        self._coming: dict[int, Future[T]] = {}
+
+    def __call__(self, step: int) -> T:
+        for one in range(step, step + self._depth + 1):
+            if one not in self._coming:
+                self._coming[one] = self._pool.submit(_call, one)  # pyright: ignore[reportArgumentType]
+        return self._coming.pop(step).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(maker: Callable[[], Callable[[int], object]]) -> None:
+    global _make
+    _make = maker()
+
+
+def _call(step: int) -> object:
+    assert _make is not None
+    return _make(step)

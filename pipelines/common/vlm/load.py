@@ -1,0 +1,93 @@
+"""Loads a video VLM, from the hub or a folder, with or without 4 bits, with or without an adapter."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+
+from pipelines.common.errors import SetupError
+from pipelines.common.vlm.encode import Encoder
+from pipelines.common.vlm.settings import Device, Quantization
+
+# Kept out of 4 bits: the tower, whose errors an adapter on the language part cannot undo, and the head.
+# Any list drops the library's own exclusion of `lm_head`, so it is named; plain "visual" would match nothing.
+KEEP_WHOLE = ["model.visual", "lm_head"]
+
+
+@dataclass(frozen=True)
+class Vlm:
+    """A model ready to answer, with what turns questions into its tensors."""
+
+    model: Any
+    encoder: Encoder
+    device: torch.device
+
+
+def pick_device(wanted: Device) -> torch.device:
+    """`auto` takes a GPU where there is one; asking for a GPU that is not there is an error, never a silent CPU."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise SetupError("no CUDA device is to be seen", cure="Run where `nvidia-smi` lists one, or set device = cpu.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def load(
+    name: str | Path, *, adapter: Path | None = None, quantization: Quantization = "none", device: Device = "auto"
+) -> Vlm:
+    """Loads `name` (hub name or folder) in evaluation mode; `adapter` is a PEFT folder put on top.
+
+    Raises SetupError where the weights cannot be had.
+    """
+    place = pick_device(device)
+    dtype = torch.bfloat16 if place.type == "cuda" else torch.float32  # bf16 on CPUs measured slower than fp32
+    options: dict[str, Any] = {"dtype": dtype, "low_cpu_mem_usage": True}
+    if quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=KEEP_WHOLE,
+        )
+        options["device_map"] = {"": place}
+    try:
+        processor = AutoProcessor.from_pretrained(str(name))
+        model: Any = AutoModelForImageTextToText.from_pretrained(str(name), **options)
+    except (OSError, ValueError) as error:
+        cure = "Give a folder that holds the model, or a hub name that this machine can reach (HF_HOME, HF_ENDPOINT)."
+        raise SetupError(f"the model cannot be loaded ({error})", file=str(name), cure=cure) from error
+    keep_frame_size(processor)
+    if quantization == "none":
+        model = model.to(place)
+    if adapter is not None:
+        model = with_adapter(model, adapter)
+    return Vlm(model.eval(), Encoder(processor), place)
+
+
+def with_adapter(model: Any, adapter: Path) -> Any:
+    """Puts a PEFT folder on `model`, safetensors only: pickled weights can run code."""
+    from peft import PeftModel
+
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise SetupError("no adapter_model.safetensors here", file=adapter, cure="Materialise `adapter` first.")
+    return PeftModel.from_pretrained(model, str(adapter))
+
+
+def keep_frame_size(processor: Any) -> None:
+    """Lets frames through at the size they come in: by default small ones are enlarged (224 → 336), at twice the cost.
+
+    A processor whose own largest size is below ours (the embedded model's) keeps its size.
+    """
+    size = dict(processor.video_processor.size)
+    if {"shortest_edge", "longest_edge"} <= size.keys() and size["shortest_edge"] != size["longest_edge"]:
+        processor.video_processor.size = {**size, "shortest_edge": min(size["shortest_edge"], 56 * 56)}
+    processor.video_processor.cap_pixels_per_frame = True
+
+
+def cpu_threads(threads: int | None = None) -> None:
+    """Sets torch's threads: small models run faster on few; `TORCH_THREADS` overrides."""
+    torch.set_num_threads(int(os.environ.get("TORCH_THREADS", threads or torch.get_num_threads())))

@@ -1,0 +1,158 @@
+"""Stage `base_model`: the model that is tuned later, either made here (`tiny`) or named.
+
+The embedded model is pre-trained on the general drawn-video task of `common.vlm.general_task`, which knows no packing
+operation. For any other name the stage writes down which weights are meant and how large they are; they stay where
+they are. Format of the folder: `base.json` (`BaseModel`), and for `tiny` the model and processor as
+`save_pretrained` writes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.common.ahead import Ahead
+from pipelines.common.errors import SetupError
+from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, write_json
+from pipelines.openpack.settings import STAGE_VERSIONS, PretrainSettings, load_settings
+
+if TYPE_CHECKING:
+    from pipelines.common.vlm.encode import Encoded
+
+VERSION = STAGE_VERSIONS["base_model"]
+TINY = "tiny"
+BASE = "base.json"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Which weights the adapter is for. `weights` is a hub name or a folder; empty means this folder itself."""
+
+    name: str
+    weights: str
+    digest: str
+    parameters: int
+    losses: list[tuple[int, float]]
+
+    def place(self, folder: Path) -> str:
+        return self.weights or str(folder)
+
+
+def make_base(vlm: str, out: Path, settings: PretrainSettings, progress: Say = print) -> BaseModel:
+    """Makes or names the base model and writes it to `out`, whole or not at all.
+
+    SetupError where a named model's configuration cannot be had.
+    """
+    base = _train_tiny(out, settings, progress) if vlm == TINY else _named(vlm, out)
+    progress(f"base model {base.name}: {base.parameters:,} parameters")
+    return base
+
+
+def read_base(folder: Path) -> BaseModel:
+    return BaseModel(**read_json(folder / BASE))
+
+
+def _named(vlm: str, out: Path) -> BaseModel:
+    """A model from the hub or a folder: only its configuration is read here, weights are loaded where they are used."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    place = str(Path(vlm).resolve()) if Path(vlm).is_dir() else vlm
+    try:
+        config = AutoConfig.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        cure = "Set VLM to `tiny`, a folder that holds a model, or a hub name that this machine can reach."
+        raise SetupError(f"no such model ({error})", file=vlm, cure=cure) from error
+    with init_empty_weights():
+        parameters = AutoModelForImageTextToText.from_config(config).num_parameters()
+    content = folder_digests(Path(place)) if Path(place).is_dir() else config.to_dict()
+    base = BaseModel(vlm, place, digest([VERSION, content]), parameters, [])
+    with atomic_folder(out) as folder:
+        write_json(folder / BASE, asdict(base))
+    return base
+
+
+def _train_tiny(out: Path, settings: PretrainSettings, progress: Say) -> BaseModel:
+    import torch
+
+    from pipelines.common.vlm import tiny
+    from pipelines.common.vlm.encode import Encoder
+    from pipelines.common.vlm.train import checkpoint_folder, fit
+
+    torch.manual_seed(settings.loop.seed)
+    processor = tiny.processor(_phrases(), settings.model)
+    model = tiny.model(processor.tokenizer, settings.model)
+    key = digest([VERSION, settings.digest()])
+    with Ahead(partial(_drawn_rows, settings)) as rows, checkpoint_folder(out, key) as checkpoints:
+        cpu = torch.device("cpu")
+        losses = fit(model, Encoder(processor), rows, settings.loop, checkpoints, device=cpu, progress=progress)
+        with atomic_folder(out) as folder:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            base = BaseModel(TINY, "", digest(folder_digests(folder)), model.num_parameters(), losses)
+            write_json(folder / BASE, asdict(base))
+    return base
+
+
+def _phrases() -> tuple[str, ...]:
+    """What the embedded model's tokenizer holds as single tokens.
+
+    The packing instruction is one of them and never trained on here: its embedding is still random when packing begins.
+    """
+    from pipelines.common.vlm import dialogue, general_task, tiny
+    from pipelines.openpack.prompt import INSTRUCTION
+
+    return (
+        *dialogue.FRAME_PHRASES,
+        *dialogue.ANSWER_PHRASES,
+        *tiny.CHAT_PHRASES,
+        *general_task.QUESTIONS.values(),
+        general_task.TELL,
+        general_task.TOLD,
+        INSTRUCTION,
+    )
+
+
+def _drawn_rows(settings: PretrainSettings) -> Callable[[int], list[Encoded]]:
+    """The samples of each step: single pairs to be told about, and clips that are asked about.
+
+    At first the questions tell what is to be seen, so that weighing and naming stretches is learned while the tower
+    learns to see from the pairs; later they do not.
+    """
+    import torch
+
+    from pipelines.common.vlm import tiny
+    from pipelines.common.vlm.encode import Encoder
+    from pipelines.common.vlm.general_task import ask, tell
+
+    encoder = Encoder(tiny.processor(_phrases(), settings.model))
+    step_size = settings.loop.batch_size * settings.loop.gradient_accumulation_steps
+    first_blind = round(settings.told_share * settings.loop.steps)
+
+    torch.set_num_threads(1)
+
+    def rows(step: int) -> list[Encoded]:
+        seeds = range(step * step_size, (step + 1) * step_size)
+        asked = [ask(seed, told=step < first_blind) for seed in seeds[: settings.asked]]
+        return encoder.encode(*zip(*asked, *(tell(seed) for seed in seeds[settings.asked :]), strict=True))
+
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the embedded base model, or name another one.")
+    parser.add_argument("--vlm", default=TINY, help="`tiny`, a hub name or a folder")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--settings", type=Path, help="a settings.toml")
+    arguments = parser.parse_args()
+    make_base(arguments.vlm, arguments.out, load_settings(arguments.settings).pretrain)
+
+
+if __name__ == "__main__":
+    main()
