@@ -24,6 +24,7 @@ from pipelines.common.ffmpeg_process import FfmpegProcess, file_input
 
 _NO_TIME = -(2**63)  # ffmpeg's mark of a packet without a presentation time
 _DISCARD = 4  # flag of a packet that the container itself keeps from view (an edit list cuts it off)
+_AHEAD = 256  # frames after which decord's are dropped: 87 MB at 336×336
 _SAME = 1e-6  # of an output frame: float seconds this close after its time still count as its time
 _MEND = "Check that it plays to its end, or write it anew: ffmpeg -i <this file> new.mp4"
 
@@ -34,9 +35,8 @@ def packet_times(path: Path) -> np.ndarray:
     Reads the container of the first video stream (covers and audio do not count) and decodes nothing. DataError for a
     file that is missing, empty, no video, without a video stream, or that shows two frames at one time.
     """
-    with FfmpegProcess(
-        file_input()["V:0"].output("pipe:", format="framecrc", codec="copy", copyinkf=None), path
-    ) as process:
+    copied = file_input()["V:0"].output("pipe:", format="framecrc", codec="copy", copyinkf=None)
+    with FfmpegProcess(copied, path) as process:
         unit, packets = _read_framecrc(process.lines())
     if not packets:
         why = process.first_complaint or "it holds no frame"
@@ -70,23 +70,14 @@ def hold_mapping(times_s: np.ndarray, fps: float) -> np.ndarray:
 
 
 def transcode(
-    source: Path,
-    target: Path,
-    times_s: np.ndarray,
-    *,
-    fps: int,
-    size: int,
-    crf: int,
-    preset: str,
-    gop: int,
-    threads: int,
+    source: Path, out: Path, times_s: np.ndarray, *, fps: int, size: int, crf: int, preset: str, gop: int, threads: int
 ) -> np.ndarray:
     """Writes a video's first stream as H.264 with `fps` frames a second of size×size pixels; returns its mapping.
 
     `times_s` are the `packet_times` of `source`, the mapping is their `hold_mapping`. The picture is turned as its
     rotation flag says, then stretched; audio is left out. One ffmpeg decodes, scales and encodes frame by frame, so
     memory does not grow with length; equal input gives equal bytes. ffmpeg tells for each frame that it writes which
-    source frame it is: DataError, and no `target`, unless every frame was decoded without complaint and those written
+    source frame it is: DataError, and no `out`, unless every frame was decoded without complaint and those written
     are the mapping's. SetupError where it cannot write.
     """
     mapping = hold_mapping(times_s, fps)
@@ -101,11 +92,11 @@ def transcode(
     for name, options in [*chain, ("setsar", {"sar": 1})]:
         video = video.filter(name, **options)
     told = {"stats_enc_pre": "pipe:1", "stats_enc_pre_fmt": "{ni}"}  # the source frame's number, a line a frame
-    output = video.output(f"file:{target}", **_h264(crf, preset, gop, threads), **told)
-    with _whole(target, len(mapping), fps):
+    output = video.output(f"file:{out}", **_h264(crf, preset, gop, threads), **told)
+    with _whole(out, len(mapping), fps):
         with FfmpegProcess(output, source) as process:
             shown = np.fromiter((int(line) for line in process.lines()), dtype=np.int64)
-        process.check_written(target)
+        process.check_written(out)
         _check_shown(process, source, len(times_s), shown, mapping)
     return mapping
 
@@ -113,8 +104,8 @@ def transcode(
 class VideoWriter:
     """Writes RGB frames as H.264 to `path`, `size` = (width, height) in pixels, both even; use it with `with`.
 
-    The file is whole when the block ends, and gone when it ends with an error. SetupError where ffmpeg cannot write,
-    DataError where no frame was written.
+    The file is whole when the block ends, gone when it ends with an error. DataError where no frame was written.
+    SetupError where ffmpeg cannot write.
     """
 
     def __init__(
@@ -158,7 +149,7 @@ class VideoWriter:
         with _whole(self._path, self._frames, self._fps):
             self._process.wait()
             if not self._frames:
-                raise DataError("no frame was written", file=self._path, cure="Give at least one frame.")
+                raise DataError("no frame was written", file=self._path, cure="Give at least one.")
             self._process.check_written(self._path)
 
 
@@ -202,6 +193,10 @@ class VideoReader:
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """All frames in order, `size` at a time (the last batch may be smaller), each as `frames` gives them."""
         for start in range(0, len(self), size):
+            if start // _AHEAD != (start - size) // _AHEAD:
+                # decord decodes ahead without limit; a seek away and back drops what it has gathered
+                self._reader.seek(0)
+                self._reader.seek(start)
             yield self.frames(range(start, min(start + size, len(self))))
 
 
