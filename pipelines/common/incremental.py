@@ -12,8 +12,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -117,14 +118,24 @@ def _compute(todo: list[Item], work: Work, out: Path, recipe: str, workers: int)
         for item in todo:
             yield _one(item, work, out, recipe)
         return
-    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_one, item, work, out, recipe) for item in todo]
-        try:
-            for future in futures:
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    pool = _pool(workers)
+    futures = [pool.submit(_one, item, work, out, recipe) for item in todo]
+    try:
+        for future in futures:
+            yield future.result()
+    except BrokenExecutor:
+        _pool.cache_clear()
+        cure = "Look for a killed or starved process (memory?), then run again: what is done stays done."
+        raise SetupError("a worker process died", file=out, cure=cure) from None
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+@lru_cache(maxsize=1)
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """Kept from call to call: starting workers and importing in them costs seconds, and stages are many."""
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
 
 
 def _one(item: Item, work: Work, out: Path, recipe: str) -> Record:

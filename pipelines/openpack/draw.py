@@ -234,7 +234,7 @@ class Painter:
         elif pose.tool == "scanner":
             self._rectangle((x, y + 4), 20, 30, (30, 30, 34))
             if pose.beam:
-                self._line([(x, y + 16), (BENCH_BOX[0] - 28, BENCH_BOX[1] + 12)], 5, (255, 40, 30))
+                self._line([(x, y + 16), (BENCH_BOX[0] - 28, BENCH_BOX[1] + 12)], 5, (250, 40, 30))
         elif pose.tool == "pen":
             self._line([(x, y), (x + 12, y - 24)], 6, (20, 40, 160))
         elif pose.tool == "label":

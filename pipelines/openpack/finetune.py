@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.common.ahead import Ahead
 from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, write_json
 from pipelines.openpack.loader import ShardReader, order, read_manifest
-from pipelines.openpack.pretrain import read_base
+from pipelines.openpack.pretrain import BaseModel, read_base
 from pipelines.openpack.settings import STAGE_VERSIONS, FinetuneSettings, load_settings
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Adapter:
     """What is known of a trained adapter; `digest` is of its weights."""
 
     base: str
+    base_digest: str  # an adapter answers nonsense on any other weights
     digest: str
     trained_parameters: int
     clips: int
@@ -61,7 +62,7 @@ def finetune(base: Path, shards: Path, out: Path, settings: FinetuneSettings, pr
     maker = partial(_training_rows, place, shards, settings)
     with Ahead(maker) as rows, checkpoint_folder(out, key) as checkpoints:
         losses = fit(model, vlm.encoder, rows, settings.loop, checkpoints, device=vlm.device, progress=progress)
-        return _save(model, vlm, out, settings, base_model.name, len(ShardReader(shards, "train")), losses)
+        return _save(model, vlm, out, settings, base_model, len(ShardReader(shards, "train")), losses)
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -69,7 +70,13 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def _save(
-    model: Any, vlm: Any, out: Path, settings: FinetuneSettings, base: str, clips: int, losses: list[tuple[int, float]]
+    model: Any,
+    vlm: Any,
+    out: Path,
+    settings: FinetuneSettings,
+    base: BaseModel,
+    clips: int,
+    losses: list[tuple[int, float]],
 ) -> Adapter:
     import torch
 
@@ -80,7 +87,7 @@ def _save(
         model.save_pretrained(folder)
         vlm.encoder.processor.save_pretrained(folder)
         weights = digest(folder_digests(folder))
-        adapter = Adapter(base, weights, trained, clips, round(seen / clips, 2), peak, losses)
+        adapter = Adapter(base.name, base.digest, weights, trained, clips, round(seen / clips, 2), peak, losses)
         write_json(folder / ADAPTER, asdict(adapter))
         settings.save(folder / SETTINGS)
     return adapter

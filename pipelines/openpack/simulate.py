@@ -88,7 +88,7 @@ def write_video(
     ):
         for i in range(math.ceil(seconds * settings.fps)):
             frame = painter.frame(*play.at(i / settings.fps))
-            writer.write(np.asarray(ImageChops.add(frame, noise[i % len(noise)], 1, -3)))
+            writer.write(np.asarray(ImageChops.add_modulo(frame, noise[i % len(noise)])))
 
 
 def plan(user: str, settings: SimulationSettings, rng: random.Random, speed: float) -> list[Act]:
@@ -166,9 +166,10 @@ def _clutter(rng: random.Random) -> tuple[tuple[float, float, float, Colour], ..
 
 
 def _noise(settings: SimulationSettings, seed: int) -> list[Image.Image]:
+    """Up to two grey levels; nothing is drawn brighter than 252, so that adding them never wraps around."""
     rng = np.random.default_rng(seed)
     shape = (settings.height, settings.width, 3)
-    return [Image.fromarray(rng.integers(0, 7, shape, dtype=np.uint8)) for _ in range(4)]
+    return [Image.fromarray(rng.integers(0, 3, shape, dtype=np.uint8)) for _ in range(4)]
 
 
 def _rng(settings: SimulationSettings, *names: str) -> random.Random:

@@ -1,0 +1,162 @@
+"""Figures from hand-made records; every expected value was worked out by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.common.errors import DataError
+from pipelines.openpack import taxonomy
+from pipelines.openpack.metrics import BASE, TUNED, boundary_error, confusion, figures, intervals, report_figures
+from pipelines.openpack.records import ClipRecord, Posterior, read_clip_records, reading, write_clip_records
+
+Said = tuple[int | None, tuple[int, int] | None, int | None]
+
+TRUTH: tuple[Said, ...] = (
+    (100, (0, 80), 200),
+    (600, (40, 125), 700),  # Label, then Final Check
+    (700, (0, 125), 800),  # Final Check, then Label; no boundary
+    (300, (30, 100), 400),  # two edges inside
+)
+ANSWERS: tuple[Said, ...] = (
+    (100, (0, 80), 300),  # next wrong
+    (800, (30, 125), 1000),  # both right by the brief's names alone; IoU 85/95
+    (700, (0, 50), 800),  # IoU 0.4
+    (400, (40, 90), 400),  # operation wrong; IoU 50/70
+)
+
+
+def record(number: int, truth: Said, said: Said, arm: str = TUNED, **more: Any) -> ClipRecord:
+    start, end = truth[1] or (0, 0)
+    fixed = {"first": number < 2, "n_frames": 125, "kind": "boundary", "bounds": (0, 31, 62, 93, 125), "pairs": ()}
+    inside = tuple(edge for edge in (start, end) if 0 < edge < 125)
+    of_clip = {"clip_id": f"U0108_S0100_t{number:04d}", "boundaries": inside}
+    return ClipRecord(**{**fixed, **of_clip, **more}, arm=arm, truth=reading(*truth), prediction=reading(*said))
+
+
+def records(answers: tuple[Said, ...] = ANSWERS, arm: str = TUNED) -> list[ClipRecord]:
+    return [record(number, *both, arm=arm) for number, both in enumerate(zip(TRUTH, answers, strict=True))]
+
+
+def test_figures_by_hand_in_both_label_sets():
+    shared = {
+        "tIoU@0.5": 3 / 4,
+        "mean_tIoU": pytest.approx((1 + 85 / 95 + 0.4 + 50 / 70) / 4),
+        "mean_tIoU_boundary": pytest.approx((1 + 85 / 95 + 50 / 70) / 3),
+        "median_boundary_error_frames": 10,  # of 0, 10 and (10 + 10) / 2
+    }
+    assert figures(records(), "native") == {"OCA": 2 / 4, "AA@1": 2 / 4, **shared}
+    assert figures(records(), "brief") == {"OCA": 3 / 4, "AA@1": 3 / 4, **shared}
+
+
+def test_perfect_and_wrong_answers():
+    perfect = figures(records(TRUTH), "native")
+    assert perfect.pop("median_boundary_error_frames") == 0
+    assert set(perfect.values()) == {1.0}
+    wrong = figures(records(((8100, (100, 100), 8100),) * 4), "brief")  # an empty segment agrees with nothing
+    wrong.pop("median_boundary_error_frames")
+    assert set(wrong.values()) == {0.0}
+
+
+def test_half_of_the_union_is_enough_and_a_frame_less_is_not():
+    both = [record(0, (100, (0, 100), 200), (100, (0, end), 200)) for end in (50, 49)]
+    assert [figures([one], "brief")["tIoU@0.5"] for one in both] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("truth", "said", "error"),
+    [
+        ((0, 80), (0, 95), 15),  # the edge at the clip's start is no boundary
+        ((0, 80), (20, 80), 0),
+        ((30, 125), (20, 60), 10),
+        ((30, 100), (20, 106), 8),  # both inside: the mean of 10 and 6
+        ((1, 124), (0, 125), 1),
+        ((0, 125), (40, 50), None),
+        ((0, 80), None, None),
+    ],
+)
+def test_boundary_error_counts_edges_inside_the_clip(truth, said, error):
+    assert boundary_error(record(0, (100, truth, 200), (100, said, 200))) == error
+
+
+def test_of_two_middle_errors_the_median_is_between():
+    both = [record(number, (100, (0, 80), 200), (100, (0, end), 200)) for number, end in enumerate((81, 84))]
+    assert figures(both, "brief")["median_boundary_error_frames"] == 2.5
+
+
+def test_what_an_arm_never_speaks_of_is_null_and_what_it_leaves_out_is_a_miss():
+    whole = figures(records(((None, (0, 125), None),) * 4), "brief")
+    assert (whole["OCA"], whole["AA@1"], whole["tIoU@0.5"]) == (None, None, 1.0)  # 0.64, 0.68, 1, 0.56
+    assert whole["mean_tIoU"] == pytest.approx((80 + 85 + 125 + 70) / 125 / 4)
+    table = figures(records(((None, None, 200), (None, None, 300), (None, None, None), (None, None, 400))), "native")
+    assert table["AA@1"] == 2 / 4
+    assert all(value is None for name, value in table.items() if name != "AA@1")
+    half = figures(records((*ANSWERS[:3], (300, None, 400))), "native")
+    assert half["mean_tIoU"] == pytest.approx((1 + 85 / 95 + 0.4) / 4)
+
+
+def test_without_a_boundary_clip_its_figures_are_null():
+    inside = figures(records()[2:3], "brief")
+    assert (inside["mean_tIoU"], inside["mean_tIoU_boundary"], inside["median_boundary_error_frames"]) == (
+        0.4,
+        None,
+        None,
+    )
+
+
+def test_intervals_are_wilsons():
+    thirty = [record(number, TRUTH[0], (100 if number < 15 else 200, None, 200)) for number in range(30)]
+    found = intervals(thirty, "brief")
+    assert found["OCA"] == pytest.approx([0.3315, 0.6685], abs=1e-4)
+    assert found["AA@1"] == pytest.approx([1 - 0.1135, 1], abs=1e-4)  # 30 of 30: 30 / (30 + 1.96²)
+    assert found["tIoU@0.5"] is None
+
+
+def test_confusion_counts_true_rows_and_answered_columns_in_native_classes():
+    made = confusion([*records(), record(9, TRUTH[0], (None, None, 200))])
+    place = {name: index for index, name in enumerate(made["names"])}
+    assert made["names"] == [operation.name for operation in taxonomy.OPERATIONS]
+    assert sum(map(sum, made["counts"])) == 4
+    assert made["counts"][place["Attach Box Label"]][place["Attach Shipping Label"]] == 1
+    assert made["counts"][place["Assemble Box"]][place["Insert Items"]] == 1
+    assert made["counts"][place["Picking"]][place["Picking"]] == 1
+
+
+def test_the_report_keeps_arms_apart_and_knows_the_first_clips():
+    report = report_figures([*records(TRUTH, BASE), *records()])
+    assert list(report["all_clips"]) == [BASE, TUNED]
+    assert (report["all_clips"][BASE]["OCA"], report["all_clips"][TUNED]["OCA"]) == (1, 3 / 4)
+    assert report["all_clips_native"][TUNED]["OCA"] == 2 / 4
+    first = report["first_clips"][TUNED]
+    assert (first["OCA"], first["AA@1"]) == (1, 1 / 2)  # of the first two
+    assert first["intervals"] == intervals(records()[:2], "brief")
+    assert report["counts"] == {"clips": 4, "boundary_clips": 3, "first_clips": 2}
+    assert report["confusion"] == confusion(records())
+    json.dumps(report, allow_nan=False)
+
+
+def test_records_come_back_as_they_were_written(tmp_path: Path):
+    posterior = Posterior(what={100: 0.75, 8100: 0.25}, next={200: 1.0}, span=((0, 31, 0.5), (0, 62, 0.5)))
+    made = [*records(), record(7, TRUTH[0], ANSWERS[0]).model_copy(update={"posterior": posterior, "model": "a+b"})]
+    write_clip_records(tmp_path / "records.jsonl", made)
+    assert read_clip_records(tmp_path / "records.jsonl") == made
+    first = json.loads((tmp_path / "records.jsonl").read_text().splitlines()[1])
+    assert first["truth"] == {
+        "start": 40,
+        "end": 125,
+        "native": {"operation": 600, "next": 700},
+        "brief": {"operation": "Label", "next": "Final Check"},
+    }
+
+
+def test_a_line_that_is_no_record_is_named(tmp_path: Path):
+    path = tmp_path / "records.jsonl"
+    write_clip_records(path, records())
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1].replace('"arm": "finetuned_model"', '"arm": 3')]))
+    with pytest.raises(DataError, match=r"records\.jsonl, line 2: arm: .*Run the stage evaluation again"):
+        read_clip_records(path)
+    path.write_text("")
+    with pytest.raises(DataError, match="no record in it"):
+        read_clip_records(path)
