@@ -13,3 +13,38 @@ def sample() -> Path:
     if not SAMPLE.is_dir():
         pytest.skip("the real OpenPack sample is not beside this checkout (../shared/data/openpack-sample)")
     return SAMPLE
+
+
+@pytest.fixture(scope="session")
+def toy_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of a training and a test worker who pack one box each, in a session of half a minute."""
+    from pipelines.common.keyframes import KeyframeSettings
+    from pipelines.openpack import clips, normalise
+    from pipelines.openpack.settings import ClipSettings, NormaliseSettings, ShardSettings, SimulationSettings
+    from pipelines.openpack.shards import write_shards
+    from pipelines.openpack.sources import SimulatedSource
+
+    root = tmp_path_factory.mktemp("data")
+    simulation = SimulationSettings(sessions=1, boxes=1, duration_scale=0.3, width=160, height=120)
+    for user in ("U0101", "U0108"):
+        raw, normalised, cut = (root / stage / user for stage in ("raw_session", "normalized_video", "clips"))
+        SimulatedSource(simulation).fetch(user, raw, workers=1)
+        normalise.run_user(user, raw, normalised, NormaliseSettings(), workers=1)
+        clips.run_user(user, normalised, raw, cut, ClipSettings(), KeyframeSettings(), workers=1)
+    write_shards(root / "clips", root / "shards", ShardSettings())
+    return root / "shards"
+
+
+@pytest.fixture(scope="session")
+def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded base model, smaller and after two steps of its training: it answers, and knows nothing."""
+    from pipelines.common.vlm.settings import LoopSettings, TinySettings
+    from pipelines.openpack.pretrain import make_base
+    from pipelines.openpack.settings import PretrainSettings
+
+    out = tmp_path_factory.mktemp("models") / "base"
+    # 64 wide: one block of 4-bit weights; narrower ones bitsandbytes cannot run on a CPU
+    tiny = TinySettings(image=28, patch=14, hidden=64, layers=1, heads=2, vision_hidden=32, vision_layers=1)
+    loop = LoopSettings(steps=2, batch_size=2, gradient_accumulation_steps=1)
+    make_base("tiny", out, PretrainSettings(model=tiny, asked=1, loop=loop), progress=str)
+    return out

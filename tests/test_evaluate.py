@@ -13,29 +13,23 @@ import torch
 
 from pipelines.common.errors import DataError
 from pipelines.common.files import file_digest, folder_digests, read_json, write_json
-from pipelines.common.keyframes import KeyframeSettings
 from pipelines.common.vlm.dialogue import Question
 from pipelines.common.vlm.load import load
 from pipelines.common.vlm.lora import put_lora
-from pipelines.common.vlm.settings import LoopSettings, LoraSettings, TinySettings
-from pipelines.openpack import clips, evaluate, normalise
+from pipelines.common.vlm.settings import LoraSettings
+from pipelines.openpack import evaluate
 from pipelines.openpack.baselines import fit
 from pipelines.openpack.finetune import Adapter
 from pipelines.openpack.loader import ShardReader
 from pipelines.openpack.metrics import BASE, TUNED, report_figures
 from pipelines.openpack.predict import Prediction
-from pipelines.openpack.pretrain import make_base
+from pipelines.openpack.pretrain import read_base
 from pipelines.openpack.records import read_clip_records
 from pipelines.openpack.settings import (
-    ClipSettings,
     EvaluationSettings,
-    NormaliseSettings,
-    PretrainSettings,
     ShardSettings,
-    SimulationSettings,
 )
 from pipelines.openpack.shards import write_shards
-from pipelines.openpack.sources import SimulatedSource
 
 ARMS = [BASE, TUNED, "whole_clip", "majority_class", "transition_table", "transition_table_true"]
 METRICS = ["OCA", "tIoU@0.5", "AA@1"]
@@ -44,36 +38,23 @@ SETTINGS = EvaluationSettings(clips=5, batch_size=4, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of a training and a test worker who pack one box each, in a session of half a minute."""
-    root = tmp_path_factory.mktemp("data")
-    simulation = SimulationSettings(sessions=1, boxes=1, duration_scale=0.3, width=160, height=120)
-    for user in ("U0101", "U0108"):
-        raw, normalised, cut = (root / stage / user for stage in ("raw_session", "normalized_video", "clips"))
-        SimulatedSource(simulation).fetch(user, raw, workers=1)
-        normalise.run_user(user, raw, normalised, NormaliseSettings(), workers=1)
-        clips.run_user(user, normalised, raw, cut, ClipSettings(), KeyframeSettings(), workers=1)
-    write_shards(root / "clips", root / "shards", ShardSettings())
-    return root / "shards"
+def shards(toy_shards: Path) -> Path:
+    return toy_shards
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A base of two steps, and an adapter of random weights, which answers otherwise."""
-    base, adapter = (tmp_path_factory.mktemp("models") / name for name in ("base", "adapter"))
-    # 64 wide: one block of 4-bit weights; narrower ones bitsandbytes cannot run on a CPU
-    tiny = TinySettings(image=28, hidden=64, layers=1, heads=2, vision_hidden=32, vision_layers=1)
-    loop = LoopSettings(steps=2, batch_size=2, gradient_accumulation_steps=1)
-    made = make_base("tiny", base, PretrainSettings(model=tiny, loop=loop), progress=ignore)
+def models(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The toy base, and an adapter of random weights, which answers otherwise."""
+    adapter, made = tmp_path_factory.mktemp("models") / "adapter", read_base(toy_base)
     torch.manual_seed(7)
-    model = put_lora(load(base).model, LoraSettings(rank=4), gradient_checkpointing=False)
+    model = put_lora(load(toy_base).model, LoraSettings(rank=4), gradient_checkpointing=False)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     model.save_pretrained(adapter)
     digest = file_digest(adapter / "adapter_model.safetensors")
     write_json(adapter / "adapter.json", asdict(Adapter(made.name, made.digest, digest, 0, 0, 0.0, None, [])))
-    return base, adapter
+    return toy_base, adapter
 
 
 @pytest.fixture(scope="module")

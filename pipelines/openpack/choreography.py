@@ -129,8 +129,8 @@ def _during(op_id: int, share: float, bench: Bench) -> Bench:
     if op_id == 400:
         return replace(bench, box="open", items_in_box=min(len(bench.items), int(share * (len(bench.items) + 0.5))))
     if op_id == 500:
-        if share < 0.45:
-            return replace(bench, box="open", flaps=share / 0.45)
+        if share < 0.35:
+            return replace(bench, box="open", flaps=share / 0.35)
         return replace(bench, box="closed" if share < 0.8 else "taped", flaps=1.0)
     if op_id == 600:
         return replace(bench, box_label=share > 0.5 or bench.box_label)
@@ -176,42 +176,42 @@ def _assemble(now: _Moment) -> Pose:
     x, y = BENCH_BOX
     lift = 22 * now.share
     return Pose(
-        (x, STANDING - 4),
-        (x - 62 + now.swing(14), y + 14 - lift + now.swing(12, 1.0, 0.7)),
-        (x + 62 + now.swing(14, 1.0, 1.0), y + 14 - lift + now.swing(12, 1.0, 2.2)),
+        (x - 25, STANDING - 6),
+        (x - 72 + now.swing(16), y + 4 - lift + now.swing(20, 1.0, 0.7)),
+        (x + 66 + now.swing(16, 1.0, 1.0), y + 4 - lift + now.swing(20, 1.0, 2.2)),
     )
 
 
 def _insert(now: _Moment) -> Pose:
     share = 0.5 + now.swing(0.5, 0.8)
     right = _mix((ITEMS[0] + 20, ITEMS[1] - 8), (BENCH_BOX[0] - 12, BENCH_BOX[1] - 38), share)
-    return Pose((305, STANDING), (BENCH_BOX[0] - 58, BENCH_BOX[1] - 14 + now.swing(6)), right, "item")
+    return Pose((290, STANDING), (BENCH_BOX[0] - 58, BENCH_BOX[1] - 14 + now.swing(6)), right, "item")
 
 
 def _close(now: _Moment) -> Pose:
     x, y = BENCH_BOX
-    if now.share < 0.45:
-        return Pose((x + 18, STANDING - 2), (x - 40 + now.swing(20), y - 46), (x + 40 - now.swing(20), y - 46))
+    if now.share < 0.35:
+        return Pose((x + 46, STANDING - 2), (x - 40 + now.swing(20), y - 46), (x + 40 - now.swing(20), y - 46))
     sweep = now.swing(52, 0.8)
-    return Pose((x + 18, STANDING - 2), (x - 52, y - 24), (x + sweep, y - 40), "tape")
+    return Pose((x + 46, STANDING - 2), (x - 52, y - 24), (x + sweep, y - 40), "tape")
 
 
 def _label(now: _Moment) -> Pose:
     x, y = BENCH_BOX
-    return Pose((x - 22, STANDING + 4), (x - 52, y - 22), (x - 28 + now.swing(5), y + 20 + now.swing(6)), "label")
+    return Pose((x - 5, STANDING + 8), (x - 52, y - 22), (x - 28 + now.swing(5), y + 20 + now.swing(6)), "label")
 
 
 def _scan(now: _Moment) -> Pose:
     left = (PRINTER[0] - 16, PRINTER[1] - 18) if now.share > 0.6 else (474.0, 300.0)
     right = (418 + now.swing(16, 0.7), 318 + now.swing(12, 0.9))
-    return Pose((445, STANDING), left, right, "scanner", beam=math.sin(now.angle * 1.7) > -0.5)
+    return Pose((474, STANDING), left, right, "scanner", beam=math.sin(now.angle * 1.7) > -0.5)
 
 
 def _ship(now: _Moment) -> Pose:
     x, y = BENCH_BOX
     if now.share < 0.25:
         return Pose((468, STANDING), (x + 30, y - 10), (PRINTER[0] - 10, PRINTER[1] - 18), "label")
-    return Pose((x + 42, STANDING), (x + 2, y + 6), (x + 38 + now.swing(14), y + 2 + now.swing(12)), "label")
+    return Pose((x + 30, STANDING), (x + 2, y + 6), (x + 38 + now.swing(14), y + 2 + now.swing(12)), "label")
 
 
 def _put_away(now: _Moment) -> Pose:

@@ -107,7 +107,7 @@ class PretrainSettings(Settings):
     told_share: float = Field(default=0.4, ge=0, le=1)  # of the steps in which questions come with what is to be seen
     asked: int = Field(default=6, ge=0)  # samples of a step that are questions about clips; the others tell of a pair
     loop: LoopSettings = LoopSettings(
-        steps=1400, batch_size=12, gradient_accumulation_steps=1, learning_rate=1e-3, save_steps=100, threads=1
+        steps=1700, batch_size=12, gradient_accumulation_steps=1, learning_rate=1e-3, save_steps=100, threads=1
     )  # small batches learn in far fewer samples here; eight times this rate learns nothing
 
 

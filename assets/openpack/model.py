@@ -1,0 +1,79 @@
+"""The assets that make the model: shards, base_model, adapter. Training is a process of its own in the pool `gpu`."""
+
+from typing import Any
+
+import dagster as dg
+
+from assets.openpack import pages, views
+from assets.openpack.versions import GROUP, code_version
+from pipelines.common.errors import DataError
+from pipelines.common.files import digest
+from pipelines.openpack.settings import AllSettings
+from resources.paths import Paths
+from resources.trainer import Trainer
+
+GPU_POOL = "gpu"
+
+
+def model_assets(settings: AllSettings, users: list[str], vlm: str) -> list[dg.AssetsDefinition]:
+    return [_shards(settings, users), _base_model(settings, vlm), _adapter(settings)]
+
+
+def _shards(settings: AllSettings, users: list[str]) -> dg.AssetsDefinition:
+    # The users belong to the version, because Dagster notices a new upstream partition and never one that is gone.
+    @dg.asset(deps=["clips"], group_name=GROUP, code_version=code_version("shards", settings.shards, users))
+    def shards(paths: Paths) -> dg.MaterializeResult:
+        """WebDataset tars of all clips by split, with a manifest of their digests."""
+        from pipelines.openpack.shards import write_shards
+
+        _refuse_other_users(paths, users)
+        manifest = write_shards(paths.stage("clips"), paths.stage("shards"), settings.shards)
+        files = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+        version = digest([[shard["file"], shard["digest"]] for shard in files])
+        shown = {"splits": pages.splits(manifest["splits"]), **pages.set_aside(manifest["set_aside"])}
+        return pages.result(paths, paths.stage("shards"), version, **shown)
+
+    return shards
+
+
+def _refuse_other_users(paths: Paths, users: list[str]) -> None:
+    """Clips that another source left in the same DATA_DIR must not slip into this one's shards."""
+    others = sorted({path.name for path in paths.stage("clips").glob("[!.]*") if path.is_dir()} - set(users))
+    if others:
+        cure = "Set DATA_DIR to a folder of this source's own, or delete theirs."
+        raise DataError(f"{', '.join(others)} are no users of this source", file=paths.stage("clips"), cure=cure)
+
+
+def _base_model(settings: AllSettings, vlm: str) -> dg.AssetsDefinition:
+    version = code_version("base_model", settings.pretrain, vlm)
+
+    @dg.asset(group_name=GROUP, pool=GPU_POOL, code_version=version)
+    def base_model(context: dg.AssetExecutionContext, paths: Paths, trainer: Trainer) -> dg.MaterializeResult:
+        """The model that is tuned: the embedded one, pre-trained here without any packaging label, or that of VLM."""
+        out = paths.stage("base_model")
+        report = trainer.run(context, "base_model", settings.pretrain, vlm=vlm, out=str(out))
+        return pages.result(paths, out, report["digest"], **_training(report))
+
+    return base_model
+
+
+def _adapter(settings: AllSettings) -> dg.AssetsDefinition:
+    version = code_version("adapter", settings.finetune)
+
+    @dg.asset(deps=["base_model", "shards"], group_name=GROUP, pool=GPU_POOL, code_version=version)
+    def adapter(context: dg.AssetExecutionContext, paths: Paths, trainer: Trainer) -> dg.MaterializeResult:
+        """QLoRA adapter on the base model, trained on the train split; checkpoints on the way, resumed when stopped."""
+        base, shards, out = (paths.stage(name) for name in ("base_model", "shards", "adapter"))
+        report = trainer.run(context, "adapter", settings.finetune, base=str(base), shards=str(shards), out=str(out))
+        return pages.result(paths, out, report["digest"], **_training(report))
+
+    return adapter
+
+
+def _training(report: dict[str, Any]) -> dict[str, Any]:
+    """What a training reports: its loss curve, and a table of whatever single figures it gives."""
+    figures = [[name, value] for name, value in report.items() if isinstance(value, int | float | str | None)]
+    shown = {"figures": views.table(["figure", "value"], figures)}
+    if losses := report["losses"]:  # [[step, loss], …]; empty where nothing was trained
+        shown["picture"] = views.curve(*zip(*losses, strict=True), x="step", y="loss")
+    return shown

@@ -1,0 +1,121 @@
+"""`python -m assets.refresh`: materialises what is stale and nothing else.
+
+Level by level: after every run the plan is made anew, so that a stage whose content came out as before stops the wave.
+Everything runs in this process, a run a user for the partitioned stages and one for each asset after them. A user who
+fails holds up neither the other users nor anything that does not need them.
+"""
+
+import time
+from collections.abc import Callable
+
+import dagster as dg
+
+from assets import console
+from assets.build import Project, build
+from assets.plan import LINES, Plan, Target
+from assets.stale import current_plan
+from pipelines.common.errors import DataError, SetupError
+from resources.guards import only_one
+from resources.home import open_instance
+
+Say = Callable[[str], None]
+
+
+def refresh(project: Project, instance: dg.DagsterInstance, say: Say = print) -> Plan:
+    """Runs what is stale, once each, until nothing more can run; returns the plan that is left.
+
+    That plan is empty unless something failed; `explain` says what. A failure is printed and raises nothing. SetupError
+    while another refresh works in the same DATA_DIR.
+    """
+    with only_one(project.data_dir / ".refresh.lock", waiting=None):
+        tried: set[Target] = set()
+        plan = current_plan(project, instance)
+        while targets := _next_run(plan, tried):
+            _run(project, instance, targets, say)
+            tried |= set(targets)
+            plan = Plan(project.defs, instance, project.data_dir)
+    return plan
+
+
+def explain(plan: Plan) -> list[str]:
+    """A line for every target that is still stale: failed, or waiting for one that did."""
+    lines = []
+    for target, causes in plan.stale.items():
+        waits_for = next((parent for parent in plan.parents(target) if parent in plan.stale), None)
+        lines.append(f"{target}: {f'waits for {waits_for}' if waits_for else '; '.join(causes)}")
+    return lines
+
+
+def _next_run(plan: Plan, tried: set[Target]) -> list[Target]:
+    """The next targets to run together: all of one partition that are sure to run now. Empty at the end.
+
+    A target that follows on one of the run joins it if it is stale itself. One that is fresh may well stay so, and what
+    comes after that waits for the next plan. So does all that follows on a target which was tried and is still stale.
+    """
+    unsettled: set[Target] = set()
+    chosen: list[Target] = []
+    for target in plan.targets:
+        upstream = set(plan.parents(target))
+        if target not in plan.stale:
+            if not upstream.isdisjoint(unsettled | set(chosen)):
+                unsettled.add(target)
+        elif target not in tried and upstream.isdisjoint(unsettled) and _joins(target, chosen):
+            chosen.append(target)
+        else:
+            unsettled.add(target)
+    return chosen
+
+
+def _joins(target: Target, chosen: list[Target]) -> bool:
+    return not chosen or (target.partition is not None and target.partition == chosen[0].partition)
+
+
+def _run(project: Project, instance: dg.DagsterInstance, targets: list[Target], say: Say) -> None:
+    names = ", ".join(target.asset.to_user_string() for target in targets)
+    say(f"{f'{targets[0].partition} ' if targets[0].partition else ''}{names} …")
+    started = time.monotonic()
+    job = project.defs.resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        instance=instance,
+        asset_selection=[target.asset for target in targets],
+        partition_key=targets[0].partition,
+        run_config=LINES,
+        raise_on_error=False,
+    )
+    for line in _failures(result):
+        say(f"    {line}")
+    say(f"    {'done' if result.success else 'FAILED'} in {time.monotonic() - started:.1f} s")
+
+
+def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
+    """What went wrong or was set aside, without the traceback, which stands in the run's log in Dagster's UI."""
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    causes = [(error.cause or error).message.strip() for error in errors if error]
+    if any("DagsterExecutionInterruptedError" in cause for cause in causes):
+        raise KeyboardInterrupt  # Dagster has ended the run and what it started; nothing else is to begin
+    checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    return [
+        *(_sentence(cause) for cause in causes if "DagsterAssetCheckFailedError" not in cause),
+        *(f"{check.asset_key.to_user_string()}, check {check.check_name}: {check.description}" for check in checks),
+    ]
+
+
+def _sentence(message: str) -> str:
+    """A user's error is a sentence of its own; any other needs its kind to be understood."""
+    kind, _, text = message.partition(": ")
+    name = kind.rpartition(".")[2]
+    return text if name in {DataError.__name__, SetupError.__name__} else f"{name}: {text}"
+
+
+def main() -> int:
+    started = time.monotonic()
+    with open_instance() as instance:
+        plan = refresh(build(), instance)
+    for line in explain(plan):
+        print(line)
+    print(f"stale: {len(plan.stale)} of {len(plan.targets)}, after {time.monotonic() - started:.0f} s")
+    return 1 if plan.stale else 0
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,90 @@
+"""The stage adapter as a process: killed and started again, it ends where an undisturbed one ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from pipelines.common.errors import SetupError
+from pipelines.common.vlm.load import load
+from pipelines.openpack.finetune import SETTINGS, read_adapter
+from pipelines.openpack.settings import FinetuneSettings, load_settings
+
+STEPS = 8
+TOML = f"""
+[finetune.loop]
+steps = {STEPS}
+batch_size = 2
+save_steps = 1
+threads = 1
+[finetune.lora]
+rank = 4
+"""
+
+
+def start(base: Path, shards: Path, out: Path) -> subprocess.Popen[str]:
+    settings = out.parent / "settings.toml"
+    settings.write_text(TOML)
+    command = [sys.executable, "-m", "pipelines.openpack.finetune", "--preset", "tiny", "--settings", str(settings)]
+    command += ["--base", str(base), "--shards", str(shards), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@pytest.fixture(scope="module")
+def whole(toy_base: Path, toy_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "adapter"
+    assert start(toy_base, toy_shards, out).wait() == 0
+    return out
+
+
+def test_killed_and_run_again_gives_the_same_weights_and_losses(
+    whole: Path, toy_base: Path, toy_shards: Path, tmp_path
+):
+    out = tmp_path / "adapter"
+    killed = start(toy_base, toy_shards, out)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("adapter.checkpoints/*/step-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not out.exists()  # nothing half-written where the adapter belongs
+    again = start(toy_base, toy_shards, out)
+    said, _ = again.communicate()
+    assert again.returncode == 0
+    assert "goes on after step" in said
+    assert read_adapter(out).losses == read_adapter(whole).losses
+    assert read_adapter(out).digest == read_adapter(whole).digest
+    assert not list(tmp_path.glob("*.checkpoints"))
+
+
+def test_the_folder_is_plain_peft_and_says_how_it_was_made(whole: Path, toy_base: Path):
+    assert PeftModel.from_pretrained(load(toy_base).model, str(whole))
+    assert load_file(whole / "adapter_model.safetensors")
+    assert FinetuneSettings.load(whole / SETTINGS).loop.steps == STEPS
+    assert len(read_adapter(whole).losses) == STEPS
+
+
+def test_asking_for_a_gpu_that_is_not_there_is_an_error_and_never_the_cpu(toy_base: Path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SetupError, match="no CUDA device"):
+        load(toy_base, device="cuda")
+
+
+def test_a_model_that_cannot_be_had_says_what_to_do(tmp_path: Path):
+    with pytest.raises(SetupError, match="Give a folder that holds the model"):
+        load(tmp_path / "nothing")
+
+
+def test_the_brief_s_demands_are_the_defaults_of_a_full_size_run(monkeypatch):
+    monkeypatch.setenv("VLM", "Qwen/Qwen2-VL-2B-Instruct")
+    made = load_settings().finetune
+    assert (made.quantization, made.gradient_checkpointing) == ("nf4", True)
+    loop = made.loop
+    assert (loop.batch_size, loop.gradient_accumulation_steps, loop.save_steps, loop.save_total_limit) == (2, 8, 50, 3)

@@ -1,0 +1,259 @@
+"""The service over real HTTP: a built bento with a toy model, served from a folder far from the sources."""
+
+import asyncio
+import io
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+import toy_bento
+from PIL import Image
+from starlette.datastructures import UploadFile
+from toy_bento import Served
+
+import service
+from pipelines.common.media import VideoWriter
+from pipelines.openpack.taxonomy import BRIEF_NAMES
+from resources.bento import Bento, build
+
+ROOT = Path(__file__).parents[1]
+MEGABYTE = b"\0" * 2**20
+BOUNDARY = {"content-type": "multipart/form-data; boundary=x"}
+
+
+@pytest.fixture(scope="module")
+def stages(toy_base: Path, tmp_path_factory) -> Path:
+    return toy_bento.write_toy(tmp_path_factory.mktemp("stages"), toy_base)
+
+
+@pytest.fixture(scope="module")
+def built(stages: Path, tmp_path_factory) -> Bento:
+    toy_bento.store(tmp_path_factory.getbasetemp() / "bentoml")
+    return build(stages / "base_model", stages / "adapter")
+
+
+@pytest.fixture(scope="module")
+def served(built: Bento, tmp_path_factory) -> Iterator[Served]:
+    import bentoml
+
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with toy_bento.serve(Path(bentoml.bentos.export_bento(built.tag, str(folder / "bento"), "folder")), folder) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    """Six seconds at 30 frames a second in which something moves on now and then."""
+    return _video(tmp_path_factory.mktemp("videos") / "U0108_S0500_t0035.mp4", 180)
+
+
+def _video(path: Path, n: int) -> Path:
+    frame = np.full((240, 320, 3), 60, np.uint8)
+    with VideoWriter(path, 30, (320, 240)) as writer:
+        for i in range(n):
+            frame[40 + i // 50 * 30 : 90 + i // 50 * 30, 40:200] = (200, i, 30)
+            writer.write(frame)
+    return path
+
+
+def _post(served: Served, name: str, data: bytes) -> httpx.Response:
+    return httpx.post(f"{served.url}/predict", files={"video": (name, data)}, timeout=60)
+
+
+def test_a_video_gets_the_briefs_answer(served: Served, video: Path) -> None:
+    response = _post(served, video.name, video.read_bytes())
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert list(answer) == [
+        "clip_id",
+        "dominant_operation",
+        "temporal_segment",
+        "anticipated_next_operation",
+        "confidence",
+    ]
+    assert list(answer["temporal_segment"]) == ["start_frame", "end_frame"]
+    assert answer["clip_id"] == "U0108_S0500_t0035"
+    assert {answer["dominant_operation"], answer["anticipated_next_operation"]} <= set(BRIEF_NAMES)
+    assert 0 <= answer["temporal_segment"]["start_frame"] < answer["temporal_segment"]["end_frame"] <= 125
+    assert 0 < answer["confidence"] <= 1
+
+
+def test_the_answer_is_the_evaluations_own(served: Served, stages: Path, video: Path) -> None:
+    from pipelines.common.keyframes import KeyframeSettings
+    from pipelines.openpack.predict import Predictor
+    from pipelines.openpack.settings import EvaluationSettings
+
+    settings = EvaluationSettings(device="cpu")
+    tuned, base = (Predictor.load(stages / "base_model", path, settings) for path in (stages / "adapter", None))
+    expected, without = (one.answer_video(video, video.stem, KeyframeSettings()).brief() for one in (tuned, base))
+    answer = _post(served, video.name, video.read_bytes()).json()
+    assert answer == {**expected, "confidence": pytest.approx(expected["confidence"], abs=1e-3)}
+    assert abs(answer["confidence"] - without["confidence"]) > 1e-2  # the adapter is on it
+
+
+def test_a_video_cut_short_is_answered_for_its_own_length(served: Served, tmp_path: Path) -> None:
+    answer = _post(served, "short.mp4", _video(tmp_path / "short.mp4", 60).read_bytes()).json()
+    assert answer["temporal_segment"]["end_frame"] <= 50
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("picture.jpg", "1 frames are too few"),
+        ("notes.txt", "not a readable video"),
+        ("empty.mp4", "the file is empty"),
+        ("cut.mp4", "not a readable video"),
+        ("ten.mp4", "are too few"),
+    ],
+)
+def test_what_is_no_video_gets_400_with_a_sentence(
+    served: Served, video: Path, tmp_path: Path, name: str, said: str
+) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(picture, "JPEG")
+    data = {
+        "picture.jpg": picture.getvalue(),
+        "notes.txt": b"Put the box on the bench.",
+        "empty.mp4": b"",
+        "cut.mp4": video.read_bytes()[:3000],
+        "ten.mp4": _video(tmp_path / "ten.mp4", 10).read_bytes(),
+    }[name]
+    response = _post(served, name, data)
+    assert response.status_code == 400
+    assert list(response.json()) == ["error"]
+    sentence = response.json()["error"]
+    assert sentence.startswith(f"{Path(name).stem}: ")
+    assert said in sentence
+    assert str(served.temporary) not in sentence
+
+
+@pytest.mark.parametrize("form", ["multipart", "urlencoded", "json", "no field", "two files", "nothing", "garbage"])
+def test_only_a_file_is_taken_and_no_address_is_fetched(served: Served, form: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.2)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/clip.mp4"
+        request = {
+            "multipart": {"files": {"video": (None, address)}},
+            "urlencoded": {"data": {"video": address}},
+            "json": {"json": {"video": address}},
+            "no field": {"files": {"file": ("clip.mp4", b"abc")}},
+            "two files": {"files": [("video", ("a.mp4", b"a")), ("video", ("b.mp4", b"b"))]},
+            "nothing": {},
+            "garbage": {"content": b"not the form that was promised", "headers": BOUNDARY},
+        }[form]
+        response = httpx.post(f"{served.url}/predict", timeout=30, **request)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+    assert response.status_code == 400
+    assert "as a file in the field `video`" in response.json()["error"]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_over_the_limit_gets_413(served: Served, announced: bool) -> None:
+    megabytes = service.BODY_LIMIT // 2**20
+    sent = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal sent
+        yield b'--x\r\ncontent-disposition: form-data; name="video"; filename="a.mp4"\r\n\r\n'
+        for _ in range(2 * megabytes):
+            sent += 1
+            yield MEGABYTE
+
+    length = {"content-length": str(2 * service.BODY_LIMIT)} if announced else {}
+    response = httpx.post(f"{served.url}/predict", content=body(), headers={**BOUNDARY, **length}, timeout=60)
+    assert response.status_code == 413
+    assert "larger than 64 MB" in response.json()["error"]
+    assert sent < (megabytes if announced else 2 * megabytes)
+    assert httpx.get(f"{served.url}/livez").is_success
+
+
+def test_it_listens_on_loopback_only_unless_told(served: Served) -> None:
+    ports = {one.laddr for one in served.process.net_connections("tcp") if one.status == "LISTEN"}
+    assert {address.ip for address in ports} == {"127.0.0.1"}
+
+
+def test_it_describes_itself(served: Served) -> None:
+    for path in ("livez", "readyz", "metrics"):
+        assert httpx.get(f"{served.url}/{path}").is_success
+    operation = httpx.get(f"{served.url}/docs.json").json()["paths"]["/predict"]["post"]
+    field = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]["video"]
+    assert (field["type"], field["format"]) == ("string", "binary")
+
+
+def test_nothing_of_an_upload_stays(served: Served, video: Path) -> None:
+    before = sorted(served.temporary.rglob("*"))
+    _post(served, video.name, video.read_bytes())
+    _post(served, "notes.txt", b"text")
+    assert sorted(served.temporary.rglob("*")) == before
+
+
+def test_without_a_model_it_does_not_start_and_says_why(tmp_path: Path) -> None:
+    for name in ("home", "tmp"):
+        (tmp_path / name).mkdir()
+    command = [sys.executable, "-m", "bentoml", "serve", "service:PackagingService", "--port", "0"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=toy_bento.environment(tmp_path), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    assert "no packaging_vlm in BentoML's model store" in done.stderr
+    assert "Materialise `bento` first: make demo" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_one_answer_at_a_time_and_none_for_who_has_gone() -> None:
+    """A request that was given up while it waited is never begun; one that is being answered holds the others off."""
+    began, going_on = [], threading.Event()
+
+    def answer_video(path: Path, clip_id: str, keyframes: object) -> SimpleNamespace:
+        began.append(clip_id)
+        going_on.wait(10)
+        segment = {"start_frame": 0, "end_frame": 9}
+        names = {"dominant_operation": "Pack", "anticipated_next_operation": "Tape"}
+        return SimpleNamespace(
+            brief=lambda: {"clip_id": clip_id, "temporal_segment": segment, **names, "confidence": 1}
+        )
+
+    one = object.__new__(service.PackagingService.inner)
+    one.turns = service.ThreadPoolExecutor(1)
+    one.predictor, one.keyframes = SimpleNamespace(answer_video=answer_video), None
+
+    async def use() -> list[str]:
+        calls = [asyncio.create_task(one.predict(UploadFile(io.BytesIO(b""), filename=f"{i}.mp4"))) for i in range(3)]
+        while not began:
+            await asyncio.sleep(0.01)
+        for call in calls[:2]:
+            call.cancel()
+        await asyncio.sleep(0.05)
+        assert began == ["0"]
+        going_on.set()
+        return [(await calls[2]).clip_id]
+
+    assert asyncio.run(use()) == ["2"]
+    assert began == ["0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("filename", "expected"),
+    [
+        ("U0108_S0500_t0035.mp4", "U0108_S0500_t0035"),
+        ("../../etc/pass wd.mp4", "pass_wd"),
+        ("C:\\videos\\box 1.avi", "box_1"),
+        ("包装.mp4", "包装"),
+        ('"><script>.mp4', "script"),
+        ("a" * 500 + ".mp4", "a" * 64),
+        (".mp4", "mp4"),
+        ("..", "clip"),
+        ("", "clip"),
+        (None, "clip"),
+    ],
+)
+def test_clip_id_is_a_harmless_name(filename: str | None, expected: str) -> None:
+    assert service.clip_id(filename) == expected

@@ -1,0 +1,120 @@
+"""The folders that a bento is built from, real or only in form, and the bento served in a process of its own."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import httpx
+import psutil
+
+from pipelines.common.files import write_json
+from pipelines.openpack.finetune import Adapter
+from pipelines.openpack.pretrain import BaseModel, read_base
+from pipelines.openpack.settings import EvaluationSettings
+
+DATA = [{"source": "simulated", "view": "video", "sessions": 2, "operations": 80, "seconds": 360.0}]
+START_S = 300  # a machine that is busy with something else needs minutes to import torch
+
+
+@cache
+def store(home: Path) -> Path:
+    """Sets BENTOML_HOME to `home` for this process; BentoML reads it once, so the first `home` stays."""
+    os.environ["BENTOML_HOME"] = str(home)
+    return home
+
+
+def write_form(folder: Path, weights: str = "", adapter: bytes = b"adapter") -> Path:
+    """Stages' folders with a few bytes instead of weights: enough for storing, not for answering."""
+    base, tuned = folder / "base_model", folder / "adapter"
+    base.mkdir(parents=True)
+    tuned.mkdir()
+    if not weights:
+        (base / "model.safetensors").write_bytes(b"base")
+    (tuned / "adapter_model.safetensors").write_bytes(adapter)
+    (tuned / "README.md").write_text("[More Information Needed]")
+    describe(folder, BaseModel("toy", weights, "b1", 100, []), adapter.hex())
+    return folder
+
+
+def write_toy(folder: Path, base: Path) -> Path:
+    """Stages' folders with the real base model `base` and a real adapter on it, with random weights."""
+    import torch
+
+    from pipelines.common.vlm.load import load
+    from pipelines.common.vlm.lora import put_lora
+    from pipelines.common.vlm.settings import LoraSettings
+
+    shutil.copytree(base, folder / "base_model")
+    torch.manual_seed(0)
+    tuned = put_lora(load(base, device="cpu").model, LoraSettings(rank=2), gradient_checkpointing=False)
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:  # zero at first, when an adapter changes nothing
+            torch.nn.init.normal_(weight)
+    tuned.save_pretrained(folder / "adapter")
+    describe(folder, read_base(base), "a1")
+    return folder
+
+
+def describe(folder: Path, base: BaseModel, adapter_digest: str) -> None:
+    write_json(folder / "base_model" / "base.json", asdict(base))
+    adapter = Adapter(base.name, base.digest, adapter_digest, 10, 3, 1.0, None, [(1, 2.0)])
+    write_json(folder / "adapter" / "adapter.json", asdict(adapter))
+    write_json(folder / "evaluation" / "report.json", {"run": {"adapter_digest": adapter_digest, "data": DATA}})
+    EvaluationSettings(device="cpu").save(folder / "evaluation" / "settings.json")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running service: its address, its process and the folder for its temporary files."""
+
+    url: str
+    process: psutil.Process
+    temporary: Path
+
+
+@contextmanager
+def serve(bento: Path, folder: Path) -> Iterator[Served]:
+    """Serves the bento in the folder `bento` as its own default is, with nothing but `folder` to write into."""
+    for name in ("home", "tmp", "empty"):
+        (folder / name).mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "bentoml", "serve", str(bento), "--port", str(port)]
+    with (folder / "log").open("w+") as log:
+        process = subprocess.Popen(
+            command, cwd=folder / "empty", env=environment(folder), stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait(process, url, folder / "log")
+            yield Served(url, psutil.Process(process.pid), folder / "tmp")
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BENTOML")}
+    own = {"BENTOML_HOME": str(folder / "home"), "BENTOML_DO_NOT_TRACK": "True", "TMPDIR": str(folder / "tmp")}
+    return {**kept, **own}
+
+
+def _wait(process: subprocess.Popen, url: str, log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).is_success:
+                return
+        except httpx.TransportError:  # not listening yet, or accepted and not answered yet
+            time.sleep(0.2)
+    raise AssertionError(log.read_text())
