@@ -256,3 +256,16 @@ def test_an_unreadable_video_cannot_be_opened(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(DataError, match="not a readable video"):
         VideoReader(tmp_path / "a.mp4")
+
+
+def test_batches_are_the_frames_in_order_also_past_where_decord_is_emptied(tmp_path: Path):
+    path = tmp_path / "long.mp4"
+    with VideoWriter(path, 25, (32, 32), gop=25) as writer:
+        for number in range(600):
+            writer.write(np.full((32, 32, 3), (number * 7) % 250, np.uint8))
+    with VideoReader(path) as reader:
+        levels = np.concatenate([batch.mean((1, 2, 3)) for batch in reader.batches(64)])
+        alone = np.array([reader.frames([number]).mean() for number in range(0, 600, 37)])
+    assert len(levels) == 600
+    np.testing.assert_allclose(levels[::37], alone, atol=1)
+    np.testing.assert_allclose(levels, np.arange(600) * 7 % 250, atol=6)

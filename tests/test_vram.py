@@ -30,7 +30,7 @@ from pipelines.common.vlm.vram import (
 from pipelines.openpack.settings import load_settings
 
 # wide and with many patches, so that widths and lengths decide as they do at full size
-SIZE = TinySettings(image=168, patch=14, hidden=192, layers=3, vision_hidden=128, vision_layers=3)
+SIZE = TinySettings(image=84, patch=7, hidden=192, layers=3, vision_hidden=128, vision_layers=3)
 BOUNDS = (0, 31, 62, 93, 125)
 LORA = LoraSettings(rank=4, alpha=8, vision=False)
 CPU = torch.device("cpu")
@@ -139,6 +139,7 @@ def test_activations_equal_those_of_a_counted_step(batch: int, vision: bool, che
     rows = words.encode([question(i, bounds=BOUNDS) for i in range(batch)], [answer(i).text() for i in range(batch)])
     model = toy(words).to(torch.bfloat16)
     tuned = put_lora(model, lora, gradient_checkpointing=checkpointing).train()
+    tuned.base_model.model.disable_input_require_grads()
     with LiveBytes() as live:
         loss = loss_sum(tuned, words, rows, CPU)
         kept = live.now
@@ -168,7 +169,7 @@ def test_each_measure_of_the_preset_saves_what_it_is_there_for(full):
     assert total(gradient_checkpointing=False) - total() > 5
     assert total(frames=16) > total(frames=8) > total(frames=8, image=224)
     assert estimate(config, weights, Step()).fits(T4)
-    assert not estimate(config, weights, Step(batch_size=32)).fits(T4)
+    assert not estimate(config, weights, Step(batch_size=64)).fits(T4)
 
 
 def test_the_table_shows_every_estimate_of_the_t4_preset(full):

@@ -134,11 +134,16 @@ def _cells(values: np.ndarray, grid: int) -> np.ndarray:
 
 
 def _cell_entropy(grey: np.ndarray, settings: SignalSettings) -> np.ndarray:
-    level = _cells(grey.astype(np.int32) * settings.bins // 256, settings.grid)
+    """Each pixel counts in the two bins around it, by its distance: noise at a bin's edge then changes nothing."""
+    place = _cells(grey, settings.grid) * np.float32(settings.bins / 256)  # 0 to bins
+    below = place.astype(np.int32)
+    share = place - below
     cell = np.arange(settings.grid**2, dtype=np.int32).reshape(settings.grid, 1, settings.grid, 1)
-    counts = np.bincount((cell * settings.bins + level).ravel(), minlength=settings.grid**2 * settings.bins)
-    share = counts.reshape(-1, settings.bins) / (level.shape[1] * level.shape[3])
-    return -(share * np.log2(share, out=np.zeros_like(share), where=share > 0)).sum(1)
+    index = (cell * (settings.bins + 1) + below).ravel()
+    size = settings.grid**2 * (settings.bins + 1)
+    counts = np.bincount(index, 1 - share.ravel(), size) + np.bincount(index + 1, share.ravel(), size + 1)[:size]
+    shares = counts.reshape(-1, settings.bins + 1) / (place.shape[1] * place.shape[3])
+    return -(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0)).sum(1)
 
 
 def _cell_motion(grey: np.ndarray, before: np.ndarray, settings: SignalSettings) -> np.ndarray:

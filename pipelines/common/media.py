@@ -196,7 +196,7 @@ class VideoReader:
             if start // _AHEAD != (start - size) // _AHEAD:
                 # decord decodes ahead without limit; a seek away and back drops what it has gathered
                 self._reader.seek(0)
-                self._reader.seek(start)
+                self._reader.seek_accurate(start)  # plain seek lands on a key frame and counts on from `start`
             yield self.frames(range(start, min(start + size, len(self))))
 
 

@@ -126,6 +126,8 @@ def estimate(config: Any, weights: Weights, step: Step) -> Estimate:
         raise SetupError(f"no memory estimate for models of the type {config.model_type}", cure=cure)
     text_kept, layer, logits = _text(config, step)
     vision_kept, vision = _vision(config, step, weights.vision)
+    if not weights.vision:
+        vision -= text_kept  # a frozen tower is done before the language part keeps anything
     return Estimate(
         weights_4bit=weights.quantised,
         weights_bf16=weights.whole,
@@ -154,7 +156,7 @@ def _patches(config: Any, step: Step) -> int:
 def _text(config: Any, step: Step) -> tuple[int, int, int]:
     """Bytes of one clip in the language part: kept, one layer's backward, logits."""
     sizes = config.get_text_config()
-    width, mlp = sizes.hidden_size, sizes.intermediate_size
+    width, mlp, head = sizes.hidden_size, sizes.intermediate_size, sizes.hidden_size // sizes.num_attention_heads
     pairs = math.ceil(step.frames / config.vision_config.temporal_patch_size)
     text = step.instruction_tokens + pairs * step.line_tokens + step.answer_tokens
     tokens = vision_tokens(config, step) + text
@@ -162,7 +164,7 @@ def _text(config: Any, step: Step) -> tuple[int, int, int]:
     saved = 40 * width + 10 * mlp
     in_flight = 10 * width + 4 * mlp  # hidden states, gradients and an adapter's output while they are added up
     inputs = 2 * width if step.gradient_checkpointing else saved
-    kept = tokens * (sizes.num_hidden_layers * inputs + 4 * width)  # and the last norm's
+    kept = tokens * (sizes.num_hidden_layers * inputs + 4 * width + 4 * head)  # and the last norm's, and the rotations
     layer = tokens * (in_flight + (saved if step.gradient_checkpointing else 0))
     return kept, layer, (tokens if step.all_logits else step.answer_tokens) * sizes.vocab_size * LOGITS
 
