@@ -4,7 +4,7 @@ Belongs here: the estimate and its table. Loading, LoRA and the loop that it spe
 are in `load`, `lora` and `train`: 4-bit language linears, the vision tower and the head in bf16, LoRA in fp32, logits
 for the answer only, and no graph through a tower that is not trained.
 
-    total = weights + 16 B · LoRA weights + batch · (kept + max(layer, logits, vision)) + one dequantised weight + context
+    total = weights + 16 B · LoRA weights + batch · (kept + max(layer, logits, vision)) + dequantised weight + context
 
 Weights are counted on the model itself, built without storage. What activations take for each token and each unit of
 width was counted tensor by tensor over whole steps on a CPU in bf16: small models of many shapes, and two layers of
