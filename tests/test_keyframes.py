@@ -43,9 +43,9 @@ def random_signal(seed: int, n: int, repeat_share: float) -> Signal:
 
 
 def test_entropy_is_shannons_in_bits():
-    flat = np.full((SIZE, SIZE, 3), 100, np.uint8)
+    flat = np.full((SIZE, SIZE, 3), 96, np.uint8)
     halves = flat.copy()
-    halves[::4] = 200  # of the looked-at rows every other one
+    halves[::4] = 192  # of the looked-at rows every other one
     ramp = np.broadcast_to((np.arange(SIZE) // 2 % 4 * 64)[None, :, None], flat.shape).astype(np.uint8)
     entropy = signal_of(np.stack([flat, halves, ramp])).entropy
     assert entropy.shape == (3, 64)

@@ -94,8 +94,8 @@ def test_the_answer_is_the_evaluations_own(served: Served, stages: Path, video: 
     tuned, base = (Predictor.load(stages / "base_model", path, settings) for path in (stages / "adapter", None))
     expected, without = (one.answer_video(video, video.stem, KeyframeSettings()).brief() for one in (tuned, base))
     answer = _post(served, video.name, video.read_bytes()).json()
-    assert answer == {**expected, "confidence": pytest.approx(expected["confidence"], abs=1e-3)}
-    assert abs(answer["confidence"] - without["confidence"]) > 1e-2  # the adapter is on it
+    assert answer == {**expected, "confidence": pytest.approx(expected["confidence"], abs=5e-4)}
+    assert abs(answer["confidence"] - without["confidence"]) > 1e-3  # the adapter is on it
 
 
 def test_a_video_cut_short_is_answered_for_its_own_length(served: Served, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """The memory estimate against tensors that were counted: weights, adapter, optimiser, and whole training steps."""
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
-from toy_vlm import answer, question
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import Qwen2Config
+from toy_vlm import answer, question
+from transformers import Qwen2Config, Qwen2VLForConditionalGeneration
 
 from pipelines.common.errors import SetupError
 from pipelines.common.vlm import dialogue, tiny
@@ -41,6 +42,14 @@ def full():
     """Config and weights of the default model with the T4 preset's adapter."""
     config = qwen2_vl_2b()
     return config, count_weights(config, LoraSettings(vision=False))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -84,17 +93,11 @@ def toy(encoder: Encoder):
 def test_the_default_model_is_that_of_the_hub(full):
     config, weights = full
     with torch.device("meta"):
-        made = load_class()(config)
+        made = Qwen2VLForConditionalGeneration(config)
     assert made.num_parameters() == 2_208_985_600
     assert weights.lora == 18_464_768
     assert vision_tokens(config, Step(frames=8, image=336)) == 8 * 72
     assert vision_tokens(config, Step(frames=7, image=340)) == 8 * 72  # an odd frame is filled up, a side rounded
-
-
-def load_class():
-    from transformers import Qwen2VLForConditionalGeneration
-
-    return Qwen2VLForConditionalGeneration
 
 
 @pytest.mark.parametrize("vision", [False, True])
@@ -131,31 +134,25 @@ def packed_bytes(weight) -> int:
     return sum(part.nbytes for part in parts)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("vision", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_activations_equal_those_of_a_counted_step(batch: int, vision: bool, checkpointing: bool):
-    words, lora = encoder(), LORA.model_copy(update={"vision": vision})
+def test_activations_equal_those_of_a_counted_step(vision: bool, checkpointing: bool):
+    words, lora, batch = encoder(), LORA.model_copy(update={"vision": vision}), 2
     rows = words.encode([question(i, bounds=BOUNDS) for i in range(batch)], [answer(i).text() for i in range(batch)])
     model = toy(words).to(torch.bfloat16)
     tuned = put_lora(model, lora, gradient_checkpointing=checkpointing).train()
-    tuned.base_model.model.disable_input_require_grads()
+    tuned.disable_input_require_grads()  # with the hook a graph through the frozen tower is kept as well
     with LiveBytes() as live:
         loss = loss_sum(tuned, words, rows, CPU)
         kept = live.now
         loss.backward()
-    step = Step(
-        batch_size=batch,
-        image=SIZE.image,
-        instruction_tokens=rows[0].prompt - 4 * 36,
-        line_tokens=0,
-        answer_tokens=len(rows[0].ids) - rows[0].prompt,
-        gradient_checkpointing=checkpointing,
-    )
+    step = Step(batch, image=SIZE.image, line_tokens=0, gradient_checkpointing=checkpointing)
+    prompt, whole = rows[0].prompt, len(rows[0].ids)
+    text = prompt - vision_tokens(model.config, step)
+    step = replace(step, instruction_tokens=text, answer_tokens=whole - prompt)
     made = estimate(model.config, count_weights(model.config, lora), step)
-    print(batch, vision, checkpointing, kept, made.kept, made.kept/kept, live.most, (made.kept+made.transient+made.gradients)/live.most)
-    return
-    assert made.kept + made.transient + made.gradients == pytest.approx(live.most, rel=0.1)
+    assert made.kept == pytest.approx(kept, rel=0.1)
+    assert 0.9 < (made.kept + made.transient + made.gradients) / live.most < 1.3  # not all parts are there at once
 
 
 def test_each_measure_of_the_preset_saves_what_it_is_there_for(full):

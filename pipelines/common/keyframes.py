@@ -180,8 +180,9 @@ def _segment_costs(values: np.ndarray, least: int) -> np.ndarray:
 
 
 def _most_typical(values: np.ndarray, low: int, high: int) -> int:
-    part = values[low:high]
-    return low + int(((part - part.mean(0)) ** 2).sum(1).argmin())
+    part = values[low:high].astype(np.float64)
+    # rounded, so that of frames that are alike the first is taken, not the one that the last bit of a sum favours
+    return low + int(((part - part.mean(0)) ** 2).sum(1).round(6).argmin())
 
 
 def _uniform(n: int, anchors: int) -> list[int]:

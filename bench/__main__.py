@@ -1,0 +1,27 @@
+"""`python -m bench`: runs the benchmarks and writes `bench/results.json`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bench import normalising, scoring
+from pipelines.common.files import write_json
+
+BENCHES = {"scoring_vs_naive": scoring.run, "normalise_vs_decode": normalising.run}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run the benchmarks; each compares two sides in one run.")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHES)}; all by default")
+    names = parser.parse_args().names or list(BENCHES)
+    results = {}
+    for name in names:
+        results[name] = BENCHES[name]()
+        print(f"{name}: {results[name]}", flush=True)
+    if set(names) == set(BENCHES):
+        write_json(Path(__file__).with_name("results.json"), results)
+
+
+if __name__ == "__main__":
+    main()
