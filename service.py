@@ -28,14 +28,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.common.errors import DataError, SetupError
 from pipelines.openpack.bundle import NAME, read_bundle
-from pipelines.openpack.taxonomy import BRIEF_NAMES
 
 BODY_LIMIT = 64 * 2**20  # bytes: a minute, the longest video that is taken, at 8 Mbit a second
 TIMEOUT_S = 60  # seconds until 504, from the request's first byte: a full queue of five-second answers
 MOST_REQUESTS = 12  # at once, waiting ones included; the next gets 429, which is better than a late 504
 LONGEST_ID = 64  # characters of a file's name that are given back
 
-Operation = Annotated[str, Field(json_schema_extra={"enum": list(BRIEF_NAMES)})]
+Operation = Annotated[str, Field(description="a name of the second label set that the adapter was trained with")]
 
 
 class TemporalSegment(bentoml.IODescriptor):
@@ -135,7 +134,7 @@ class PackagingService:
 
         bundle = read_bundle(Path(self.model.path))
         self.keyframes = bundle.settings.keyframes
-        self.predictor = Predictor.load(bundle.base, bundle.adapter, bundle.settings.evaluation)
+        self.predictor = Predictor.load(bundle.base, bundle.adapter, bundle.taxonomy, bundle.settings.evaluation)
         # One thread: an answer outlives its timeout, and what waited in vain leaves the queue instead of running too.
         self.turns = ThreadPoolExecutor(1, "answer")
 

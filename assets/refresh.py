@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from assets import console
 from assets.build import Project, build
 from assets.plan import LINES, Plan, Target
 from assets.stale import current_plan
+from pipelines.common import console
 from pipelines.common.errors import DataError, SetupError
 from resources.guards import only_one
 from resources.home import open_instance

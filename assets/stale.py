@@ -5,9 +5,9 @@ from itertools import groupby
 
 from dagster import DagsterInstance
 
-from assets import console
 from assets.build import Project, build
 from assets.plan import Plan, Target, observe
+from pipelines.common import console
 from resources.home import open_instance
 
 

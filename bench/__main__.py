@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench import normalising, scoring
+from bench import loading, normalising, scoring, sessions
 from pipelines.common.files import write_json
 
-BENCHES = {"scoring_vs_naive": scoring.run, "normalise_vs_decode": normalising.run}
+BENCHES = {
+    "scoring_vs_naive": scoring.run,
+    "normalise_vs_decode": normalising.run,
+    "loader_vs_jpegs": loading.run,
+    "added_session": sessions.run,
+}
 
 
 def main() -> None:

@@ -15,9 +15,10 @@ from pipelines.common.vlm.encode import Encoder
 from pipelines.common.vlm.load import Vlm
 from pipelines.common.vlm.score import score
 from pipelines.common.vlm.settings import TinySettings
-from pipelines.openpack.predict import CODES
-from pipelines.openpack.prompt import INSTRUCTION
+from pipelines.openpack.prompt import instruction
+from pipelines.openpack.taxonomy import OPENPACK
 
+CODES, INSTRUCTION = OPENPACK.codes, instruction(OPENPACK)
 CLIPS, ROUNDS = 8, 3
 BOUNDS, PAIRS = (0, 30, 60, 90, 125), ((10, 11), (40, 42), (70, 71), (100, 102))
 

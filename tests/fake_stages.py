@@ -58,7 +58,7 @@ class World:
         write_json(out / "manifest.json", texts)
         shard = {"file": "a.tar", "digest": digest([texts, settings.digest()]), "bytes": 1}
         users = [path.name for path in clips.iterdir()]
-        content = {"users": users, "persons": users, "sessions": texts, "samples": texts, "shards": [shard]}
+        content = {"persons": {user: user for user in users}, "sessions": texts, "samples": texts, "shards": [shard]}
         return {"splits": {"train": content}, "set_aside": {}}
 
     def evaluate(self, base: Path, adapter: Path, shards: Path, out: Path, settings: Settings, progress: Callable):

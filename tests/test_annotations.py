@@ -18,7 +18,7 @@ from pipelines.openpack.annotations import (
     write_operations,
     write_operations_1hz,
 )
-from pipelines.openpack.taxonomy import NULL_ID, OPERATIONS
+from pipelines.openpack.taxonomy import NULL_ID, OPENPACK
 
 T0 = 1648531522143  # 2022-03-29 14:25:22.143+09:00, the first operation of the sample
 LINES = (
@@ -188,7 +188,7 @@ def test_questions_by_frame():
     assert timeline.frames(9000, 25, 125) == []
 
 
-operations = [op.id for op in OPERATIONS if op.id != NULL_ID]
+operations = [op.id for op in OPENPACK.operations if op.id != NULL_ID]
 
 
 @st.composite

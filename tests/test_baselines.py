@@ -2,8 +2,14 @@
 
 import pytest
 
-from pipelines.openpack.baselines import fit
+from pipelines.openpack import baselines as module
+from pipelines.openpack.baselines import Baselines
 from pipelines.openpack.clip_plan import Target
+from pipelines.openpack.taxonomy import OPENPACK
+
+
+def fit(counted: list[Target]) -> Baselines:
+    return module.fit(counted, OPENPACK)
 
 
 def targets(*pairs: tuple[int, int]) -> list[Target]:

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.openpack import clip_plan
 from pipelines.openpack.annotations import Segment, Timeline, read_operations, write_operations
-from pipelines.openpack.clip_plan import PlannedClip, Target, clip_id, describe, plan, session_spans
+from pipelines.openpack.clip_plan import PlannedClip, Target, clip_id, describe, session_spans
 from pipelines.openpack.settings import ClipSettings
+from pipelines.openpack.splits import split_of
 
 START = 1_648_531_522_143  # unix ms of the first operation
 SETTINGS = ClipSettings(seed=7, boundary_clips=2, transition_clips=1, inside_clips=1, evaluation_slack=12)
@@ -19,6 +21,10 @@ def timeline(*parts: tuple[int, float], user: str = "U0101", session: str = "S01
     times = [START + round(1000 * sum(seconds for _, seconds in parts[:i])) for i in range(len(parts) + 1)]
     segments = [Segment(op_id, *times[i : i + 2], box=1) for i, (op_id, _) in enumerate(parts)]
     return Timeline(user, session, tuple(segments))
+
+
+def plan(line: Timeline, first_ms: int, n_frames: int, settings: ClipSettings) -> list[PlannedClip]:
+    return clip_plan.plan(line, first_ms, n_frames, settings, training=split_of(line.user) == "train")
 
 
 def working_day(user: str, seed: int = 0, n: int = 60) -> Timeline:

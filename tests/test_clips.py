@@ -190,7 +190,8 @@ def test_the_summary_counts_what_there_is(cut_world: World):
 def test_sessions_without_use_say_why_and_hold_up_no_other(cut_world: World):
     records = {record.name: record for record in read_records(cut_world.root / "clips")}
     raw = {record.name: record for record in read_records(cut_world.root / "raw")}
-    assert records["S0300"].summary == {"clips": 0, "why": "the session has no annotations"}
+    summary = records["S0300"].summary
+    assert (summary["clips"], summary["why"]) == (0, "the session has no annotations")
     assert cut_world.clips("S0300") == []
     assert (records["S0400"].status, records["S0400"].reason) == ("set_aside", raw["S0400"].reason)
     assert "row 4: unknown operation id 301" in str(records["S0400"].reason)
@@ -259,6 +260,6 @@ def test_the_stage_runs_by_hand(cut_world: World, tmp_path: Path, monkeypatch, c
     folders = [cut_world.root / "normalized", cut_world.root / "raw", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", ["clips", "U0101", *map(str, folders), "--settings", str(toml), "--workers", "1"])
     clips.main()
-    assert "S0300 ok {'clips': 0" in capsys.readouterr().out
+    assert "no annotations" in capsys.readouterr().out
     record = json.loads((tmp_path / "out/S0100/record.json").read_text())
     assert record["summary"]["settings"]["keyframes"]["method"] == "stride"

@@ -30,6 +30,7 @@ from pipelines.openpack.settings import (
     ShardSettings,
 )
 from pipelines.openpack.shards import write_shards
+from pipelines.openpack.taxonomy import OPENPACK
 
 ARMS = [BASE, TUNED, "whole_clip", "majority_class", "transition_table", "transition_table_true"]
 METRICS = ["OCA", "tIoU@0.5", "AA@1"]
@@ -87,19 +88,19 @@ class Oracle:
         target = self.targets[clip_id]
         span = (target.start, target.end)
         what, following = {target.operation: 1.0}, {target.next: 1.0}
-        return Prediction(clip_id, target.operation, *span, target.next, what, {span: 1.0}, following)
+        return Prediction(clip_id, target.operation, *span, target.next, what, {span: 1.0}, following, OPENPACK)
 
 
 def test_a_perfect_and_a_wrong_model(shards: Path):
     test, train = ShardReader(shards, "test"), ShardReader(shards, "train")
-    baselines = fit(train.sample(index).clip.target for index in range(len(train)))
+    baselines = fit((train.sample(index).clip.target for index in range(len(train))), OPENPACK)
     perfect = Oracle(test)
     wrong = Oracle(test, lambda one: replace(one, operation=8100, start=0, end=0, next=8100))
     arms = {BASE: wrong, TUNED: perfect}
     models = {BASE: "a", TUNED: "b"}
     records = list(evaluate.answer_clips(arms, baselines, test, SETTINGS, models, ignore))
     assert perfect.asked == wrong.asked == test.keys == sorted(test.keys)
-    report = report_figures(records)
+    report = report_figures(records, OPENPACK)
     for part in ("all_clips", "all_clips_native"):
         figures = report[part]
         assert [figures[TUNED][name] for name in METRICS] == [1, 1, 1]
@@ -116,7 +117,7 @@ def test_one_table_is_given_the_tuned_operation_and_one_the_true_one(shards: Pat
     order = {target.operation: target.next for target in targets}  # one box, so each operation has one next
     fixed = Oracle(test, lambda one: replace(one, operation=500))
     arms = {BASE: Oracle(test), TUNED: fixed}
-    records = list(evaluate.answer_clips(arms, fit(targets), test, SETTINGS, dict.fromkeys(arms, ""), ignore))
+    records = list(evaluate.answer_clips(arms, fit(targets, OPENPACK), test, SETTINGS, dict.fromkeys(arms, ""), ignore))
     given = [one.prediction.native.next for one in records if one.arm == "transition_table"]
     true = [one for one in records if one.arm == "transition_table_true" and one.truth.native.operation in order]
     assert given == [order[500]] * len(test)
@@ -180,8 +181,9 @@ def test_the_records_of_the_real_run_say_who_answered_what_and_how_sure(run: Pat
     assert all(changed)  # the adapter was on the one and not on the other
 
 
-def test_the_figures_follow_from_the_records_alone(run: Path, tmp_path: Path, monkeypatch, capsys):
+def test_the_figures_follow_from_the_records_and_their_labels(run: Path, tmp_path: Path, monkeypatch, capsys):
     alone = shutil.copy(run / "records.jsonl", tmp_path)
+    shutil.copy(run / "labels.json", tmp_path)
     monkeypatch.setattr(sys, "argv", ["evaluate", "--records", str(alone)])
     evaluate.main()
     report = read_json(run / "report.json")
@@ -213,12 +215,10 @@ def test_shards_know_where_their_clips_come_from(shards: Path, tmp_path: Path):
     def write() -> list[dict[str, Any]]:
         return write_shards(tmp_path / "clips", tmp_path / "shards", ShardSettings())["data"]
 
-    assert write() == [{"source": "unknown", "view": "unknown", "sessions": 2, "operations": 0, "seconds": 0.0}]
-    shutil.copytree(shards.parent / "raw_session", tmp_path / "raw_session")
     assert [one["source"] for one in write()] == ["simulated"]
-    session = tmp_path / "raw_session/U0108/S0100/session.json"
-    told = read_json(session)
-    write_json(session, {**told, "stream": {**told["stream"], "kind": "depth", "path": "/release/U0108/frames"}})
+    record = tmp_path / "clips/U0108/S0100/record.json"
+    told = read_json(record)
+    write_json(record, {**told, "summary": {**told["summary"], "source": "local", "view": "depth"}})
     assert [(one["source"], one["view"], one["sessions"]) for one in write()] == [
         ("local", "depth", 1),
         ("simulated", "video", 1),

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pipelines.common.errors import DataError
-from pipelines.openpack import taxonomy
 from pipelines.openpack.metrics import BASE, TUNED, boundary_error, confusion, figures, intervals, report_figures
 from pipelines.openpack.records import ClipRecord, Posterior, read_clip_records, reading, write_clip_records
+from pipelines.openpack.taxonomy import OPENPACK
 
 Said = tuple[int | None, tuple[int, int] | None, int | None]
 
@@ -32,7 +32,9 @@ def record(number: int, truth: Said, said: Said, arm: str = TUNED, **more: Any) 
     fixed = {"first": number < 2, "n_frames": 125, "kind": "boundary", "bounds": (0, 31, 62, 93, 125), "pairs": ()}
     inside = tuple(edge for edge in (start, end) if 0 < edge < 125)
     of_clip = {"clip_id": f"U0108_S0100_t{number:04d}", "boundaries": inside}
-    return ClipRecord(**{**fixed, **of_clip, **more}, arm=arm, truth=reading(*truth), prediction=reading(*said))
+    return ClipRecord(
+        **{**fixed, **of_clip, **more}, arm=arm, truth=reading(OPENPACK, *truth), prediction=reading(OPENPACK, *said)
+    )
 
 
 def records(answers: tuple[Said, ...] = ANSWERS, arm: str = TUNED) -> list[ClipRecord]:
@@ -114,9 +116,9 @@ def test_intervals_are_wilsons():
 
 
 def test_confusion_counts_true_rows_and_answered_columns_in_native_classes():
-    made = confusion([*records(), record(9, TRUTH[0], (None, None, 200))])
+    made = confusion([*records(), record(9, TRUTH[0], (None, None, 200))], OPENPACK)
     place = {name: index for index, name in enumerate(made["names"])}
-    assert made["names"] == [operation.name for operation in taxonomy.OPERATIONS]
+    assert made["names"] == list(OPENPACK.names)
     assert sum(map(sum, made["counts"])) == 4
     assert made["counts"][place["Attach Box Label"]][place["Attach Shipping Label"]] == 1
     assert made["counts"][place["Assemble Box"]][place["Insert Items"]] == 1
@@ -124,7 +126,7 @@ def test_confusion_counts_true_rows_and_answered_columns_in_native_classes():
 
 
 def test_the_report_keeps_arms_apart_and_knows_the_first_clips():
-    report = report_figures([*records(TRUTH, BASE), *records()])
+    report = report_figures([*records(TRUTH, BASE), *records()], OPENPACK)
     assert list(report["all_clips"]) == [BASE, TUNED]
     assert (report["all_clips"][BASE]["OCA"], report["all_clips"][TUNED]["OCA"]) == (1, 3 / 4)
     assert report["all_clips_native"][TUNED]["OCA"] == 2 / 4
@@ -132,7 +134,7 @@ def test_the_report_keeps_arms_apart_and_knows_the_first_clips():
     assert (first["OCA"], first["AA@1"]) == (1, 1 / 2)  # of the first two
     assert first["intervals"] == intervals(records()[:2], "brief")
     assert report["counts"] == {"clips": 4, "boundary_clips": 3, "first_clips": 2}
-    assert report["confusion"] == confusion(records())
+    assert report["confusion"] == confusion(records(), OPENPACK)
     json.dumps(report, allow_nan=False)
 
 

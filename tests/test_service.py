@@ -20,7 +20,7 @@ from toy_bento import Served
 
 import service
 from pipelines.common.media import VideoWriter
-from pipelines.openpack.taxonomy import BRIEF_NAMES
+from pipelines.openpack.taxonomy import OPENPACK
 from resources.bento import Bento, build
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def test_a_video_gets_the_briefs_answer(served: Served, video: Path) -> None:
     ]
     assert list(answer["temporal_segment"]) == ["start_frame", "end_frame"]
     assert answer["clip_id"] == "U0108_S0500_t0035"
-    assert {answer["dominant_operation"], answer["anticipated_next_operation"]} <= set(BRIEF_NAMES)
+    assert {answer["dominant_operation"], answer["anticipated_next_operation"]} <= set(OPENPACK.brief)
     assert 0 <= answer["temporal_segment"]["start_frame"] < answer["temporal_segment"]["end_frame"] <= 125
     assert 0 < answer["confidence"] <= 1
 
@@ -91,7 +91,9 @@ def test_the_answer_is_the_evaluations_own(served: Served, stages: Path, video: 
     from pipelines.openpack.settings import EvaluationSettings
 
     settings = EvaluationSettings(device="cpu")
-    tuned, base = (Predictor.load(stages / "base_model", path, settings) for path in (stages / "adapter", None))
+    tuned, base = (
+        Predictor.load(stages / "base_model", path, OPENPACK, settings) for path in (stages / "adapter", None)
+    )
     expected, without = (one.answer_video(video, video.stem, KeyframeSettings()).brief() for one in (tuned, base))
     answer = _post(served, video.name, video.read_bytes()).json()
     assert answer == {**expected, "confidence": pytest.approx(expected["confidence"], abs=5e-4)}

@@ -3,23 +3,26 @@
 import io
 import json
 import pickle
+import shutil
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.common.errors import DataError
-from pipelines.common.files import folder_digests, write_jsonl
+from pipelines.common.files import folder_digests, read_json, write_json, write_jsonl
 from pipelines.common.incremental import Item, run_items
-from pipelines.openpack import splits
 from pipelines.openpack.clip_plan import Clip, Target, clip_id
 from pipelines.openpack.clips import CLIPS, frame_file
 from pipelines.openpack.loader import ShardReader, indices, order, verify
 from pipelines.openpack.prompt import brief_answer, prompt_text
 from pipelines.openpack.settings import ShardSettings
 from pipelines.openpack.shards import write_shards
+from pipelines.openpack.splits import person, split_of
+from pipelines.openpack.taxonomy import LABELS, OPENPACK, Taxonomy
 
 USERS = {"U0101": 6, "U0102": 5, "U0107": 3, "U0108": 4, "U0209": 2}  # clips of each
 OPERATIONS = (100, 200, 600, 800, 8100)
@@ -40,7 +43,7 @@ def make_clip(user: str, number: int) -> Clip:
     )
 
 
-def cut(payload: tuple[str, int], folder: Path) -> dict[str, int]:
+def cut(payload: tuple[str, int], folder: Path) -> dict[str, Any]:
     """What the stage clips leaves of one session."""
     clips = [make_clip(payload[0], number) for number in range(payload[1])]
     write_jsonl(folder / CLIPS, [clip.model_dump(mode="json") for clip in clips])
@@ -48,7 +51,10 @@ def cut(payload: tuple[str, int], folder: Path) -> dict[str, int]:
     for frame in sorted({clip.start_frame + frame for clip in clips for frame in clip.keyframes.frames}):
         grey = np.random.default_rng(frame).integers(0, 255, (24, 24, 3), dtype=np.uint8)
         Image.fromarray(grey).save(frame_file(folder, frame), "JPEG")
-    return {"clips": len(clips)}
+    write_json(folder / LABELS, OPENPACK.as_json())
+    user = payload[0]
+    origin = {"source": "simulated", "view": "video", "split": split_of(user), "person": person(user)}
+    return {**origin, "annotated": 7, "seconds": 60.0, "clips": len(clips)}
 
 
 def refuse(payload: object, folder: Path) -> dict[str, int]:
@@ -74,7 +80,7 @@ def test_every_clip_enters_the_split_of_its_user_and_nothing_is_hidden(shards: P
     manifest = verify(shards)
     content = manifest["splits"]
     assert {split: len(part["samples"]) for split, part in content.items()} == {"train": 11, "val": 3, "test": 4}
-    assert content["train"]["users"] == ["U0101", "U0102"]
+    assert content["train"]["persons"] == {"U0101": "U0101", "U0102": "U0102"}
     assert content["test"]["sessions"] == ["U0108/S0100"]
     assert content["test"]["operations"] == {
         "native": {"Picking": 1, "Relocate Item Label": 1, "Attach Box Label": 1, "Attach Shipping Label": 1},
@@ -88,10 +94,10 @@ def test_a_sample_is_the_clip_its_frames_prompt_and_answer(shards: Path, clips: 
     reader = ShardReader(shards, "test")
     assert reader.keys == [f"U0108_S0100_t{3 * number:04d}" for number in range(4)]
     sample, clip = reader.sample(2), make_clip("U0108", 2)
-    assert (sample.key, sample.clip, sample.prompt) == (clip.clip_id, clip, prompt_text(clip.keyframes))
+    assert (sample.key, sample.clip, sample.prompt) == (clip.clip_id, clip, prompt_text(clip.keyframes, OPENPACK))
     files = [frame_file(clips / "U0108/S0100", 150 + frame) for frame in (5, 6, 40, 41, 70, 71, 110, 111)]
     assert sample.jpegs == tuple(file.read_bytes() for file in files)
-    assert sample.target == brief_answer(clip.clip_id, 600, 0, 80, 800)
+    assert sample.target == brief_answer(OPENPACK, clip.clip_id, 600, 0, 80, 800)
     assert sample.target == {
         "clip_id": "U0108_S0100_t0006",
         "dominant_operation": "Label",
@@ -137,11 +143,26 @@ def test_shards_are_about_as_large_as_asked_and_never_too_few(clips: Path, tmp_p
     assert set(users) == {"U0101", "U0102"}
 
 
-def test_one_person_in_two_splits_is_refused(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(splits.PERSON, "U0102", "U0108")
-    with pytest.raises(DataError, match=r"same person as U010[28]"):
-        write_shards(clips, tmp_path / "shards", ShardSettings())
+def test_one_person_in_two_splits_is_refused(clips: Path, tmp_path: Path):
+    told = _change_record(clips, tmp_path / "clips", person="U0108")
+    with pytest.raises(DataError, match=r"U0108, the same person as U0102,"):
+        write_shards(told, tmp_path / "shards", ShardSettings())
     assert not (tmp_path / "shards").exists()
+
+
+def test_sessions_of_different_labels_are_refused(clips: Path, tmp_path: Path):
+    other = shutil.copytree(clips, tmp_path / "clips")
+    write_json(other / "U0102/S0100" / LABELS, Taxonomy.own(["pick", "tape"]).as_json())
+    with pytest.raises(DataError, match=r"U0102/S0100/labels\.json: its labels are not those of U0101/S0100"):
+        write_shards(other, tmp_path / "shards", ShardSettings())
+
+
+def _change_record(clips: Path, copy: Path, **summary: str) -> Path:
+    shutil.copytree(clips, copy)
+    file = copy / "U0102/S0100/record.json"
+    record = read_json(file)
+    write_json(file, {**record, "summary": {**record["summary"], **summary}})
+    return copy
 
 
 def test_a_frame_that_changed_since_clips_is_refused_and_the_old_shards_stay(clips: Path, shards: Path, tmp_path: Path):

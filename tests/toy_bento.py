@@ -19,6 +19,7 @@ from pipelines.common.files import write_json
 from pipelines.openpack.finetune import Adapter
 from pipelines.openpack.pretrain import BaseModel, read_base
 from pipelines.openpack.settings import EvaluationSettings
+from pipelines.openpack.taxonomy import LABELS, OPENPACK
 
 DATA = [{"source": "simulated", "view": "video", "sessions": 2, "operations": 80, "seconds": 360.0}]
 START_S = 300  # a machine that is busy with something else needs minutes to import torch
@@ -67,6 +68,7 @@ def describe(folder: Path, base: BaseModel, adapter_digest: str) -> None:
     write_json(folder / "base_model" / "base.json", asdict(base))
     adapter = Adapter(base.name, base.digest, adapter_digest, 10, 3, 1.0, None, [(1, 2.0)])
     write_json(folder / "adapter" / "adapter.json", asdict(adapter))
+    write_json(folder / "adapter" / LABELS, OPENPACK.as_json())
     write_json(folder / "evaluation" / "report.json", {"run": {"adapter_digest": adapter_digest, "data": DATA}})
     EvaluationSettings(device="cpu").save(folder / "evaluation" / "settings.json")
 

@@ -56,7 +56,7 @@ def _video_complete(settings: NormaliseSettings, users: dg.StaticPartitionsDefin
 def _labels_known(users: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset="clips", blocking=True, partitions_def=users)
     def labels_known(context: dg.AssetCheckExecutionContext, paths: Paths) -> dg.AssetCheckResult:
-        """Every clip's operation and next operation is one of OpenPack's eleven."""
+        """Every clip's operation and next operation is one that the session's labels name."""
         return _result(_each_session(paths.user("clips", context.partition_key), label_faults))
 
     return labels_known
@@ -70,7 +70,7 @@ def _persons_apart() -> dg.AssetChecksDefinition:
         from pipelines.openpack.splits import check_disjoint
 
         splits = read_manifest(paths.stage("shards"))["splits"]
-        return _result(_faults(lambda: check_disjoint({name: split["users"] for name, split in splits.items()})))
+        return _result(_faults(lambda: check_disjoint({name: split["persons"] for name, split in splits.items()})))
 
     return persons_apart
 

@@ -2,10 +2,10 @@
 
 import time
 
-from assets import console
 from assets.build import build
 from assets.openpack.pages import figures
 from assets.refresh import explain, refresh
+from pipelines.common import console
 from pipelines.common.files import read_json
 from resources.home import open_instance
 

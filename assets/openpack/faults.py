@@ -46,11 +46,11 @@ def video_faults(raw: Path, folder: Path, settings: NormaliseSettings) -> list[s
 
 
 def label_faults(folder: Path) -> list[str]:
-    """Clips of one session whose operation or next operation is none of OpenPack's eleven."""
-    from pipelines.openpack import taxonomy
+    """Clips of one session whose operation or next operation is none of its taxonomy's."""
     from pipelines.openpack.clips import read_clips
+    from pipelines.openpack.sources import read_taxonomy
 
-    known = {operation.id for operation in taxonomy.OPERATIONS}
+    known = {operation.id for operation in read_taxonomy(folder).operations}
     return [
         f"{clip.clip_id} has operation {op_id}"
         for clip in read_clips(folder)

@@ -45,19 +45,19 @@ def sessions(stage: str, paths: Paths, user: str, records: Sequence[Record], pic
 
 def timeline(records: Iterable[Record], out: Path) -> str:
     """The annotated operations of a user's sessions, in seconds of their video."""
-    from pipelines.openpack import taxonomy
     from pipelines.openpack.annotations import read_operations
-    from pipelines.openpack.sources import read_session
+    from pipelines.openpack.sources import read_session, read_taxonomy
 
-    rows = []
+    rows, names = [], []
     for record in _shown(records):
-        raw = read_session(out / record.name)
+        raw, taxonomy = read_session(out / record.name), read_taxonomy(out / record.name)
         if raw.annotation:
-            segments = read_operations(out / record.name / raw.annotation).segments
+            segments = read_operations(out / record.name / raw.annotation, taxonomy).segments
             times = [((one.start_ms - raw.first_ms) / 1000, (one.end_ms - raw.first_ms) / 1000) for one in segments]
-            names = [taxonomy.by_id(one.op_id).name for one in segments]
-            rows.append((record.name, [(name, *time) for name, time in zip(names, times, strict=True)]))
-    return views.timelines(rows, [operation.name for operation in taxonomy.OPERATIONS]) if rows else "No annotations."
+            done = [taxonomy.by_id(one.op_id).name for one in segments]
+            rows.append((record.name, [(name, *time) for name, time in zip(done, times, strict=True)]))
+            names = taxonomy.names
+    return views.timelines(rows, names) if rows else "No annotations."
 
 
 def video_frames(records: Iterable[Record], out: Path) -> str:
@@ -79,13 +79,14 @@ def keyframes(records: Iterable[Record], out: Path) -> str:
     import numpy as np
     from PIL import Image
 
-    from pipelines.openpack import taxonomy
     from pipelines.openpack.clips import frame_file, read_clips
+    from pipelines.openpack.sources import read_taxonomy
 
     clips = [(out / record.name, clip) for record in _shown(records) for clip in read_clips(out / record.name)]
     clips = [(folder, clip) for folder, clip in clips if clip.boundaries]
     strips = []
     for folder, clip in clips[:: max(1, len(clips) // _SHOWN_CLIPS)][:_SHOWN_CLIPS]:
+        taxonomy = read_taxonomy(folder)
         names = [taxonomy.by_id(op_id).name for op_id in (clip.target.operation, clip.target.next)]
         frames = clip.keyframes.frames
         pictures = [np.asarray(Image.open(frame_file(folder, clip.start_frame + frame))) for frame in frames]
@@ -101,8 +102,8 @@ def splits(contents: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [
         [
             split,
-            ", ".join(content["users"]),
-            len(content["persons"]),
+            ", ".join(content["persons"]),
+            len(set(content["persons"].values())),
             len(content["sessions"]),
             len(content["samples"]),
             len(content["shards"]),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Literal
 
@@ -23,6 +24,8 @@ from pydantic import Field
 
 from pipelines.common.errors import DataError
 from pipelines.common.settings import Settings
+
+LEVELS = 256  # of an 8-bit grey
 
 Method = Literal["entropy", "motion", "stride", "uniform"]
 
@@ -135,15 +138,18 @@ def _cells(values: np.ndarray, grid: int) -> np.ndarray:
 
 def _cell_entropy(grey: np.ndarray, settings: SignalSettings) -> np.ndarray:
     """Each pixel counts in the two bins around it, by its distance: noise at a bin's edge then changes nothing."""
-    place = _cells(grey, settings.grid) * np.float32(settings.bins / 256)  # 0 to bins
-    below = place.astype(np.int32)
-    share = place - below
-    cell = np.arange(settings.grid**2, dtype=np.int32).reshape(settings.grid, 1, settings.grid, 1)
-    index = (cell * (settings.bins + 1) + below).ravel()
-    size = settings.grid**2 * (settings.bins + 1)
-    counts = np.bincount(index, 1 - share.ravel(), size) + np.bincount(index + 1, share.ravel(), size + 1)[:size]
-    shares = counts.reshape(-1, settings.bins + 1) / (place.shape[1] * place.shape[3])
+    cells = _cells(grey, settings.grid)
+    cell = np.arange(settings.grid**2).reshape(settings.grid, 1, settings.grid, 1)
+    levels = np.bincount((cell * LEVELS + cells).ravel(), minlength=settings.grid**2 * LEVELS).reshape(-1, LEVELS)
+    shares = levels @ _bin_shares(settings.bins) / (cells.shape[1] * cells.shape[3])
     return -(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0)).sum(1)
+
+
+@cache
+def _bin_shares(bins: int) -> np.ndarray:
+    """(levels, bins + 1): how much of a pixel of each grey level falls to each bin."""
+    place = np.arange(LEVELS)[:, None] * (bins / LEVELS)
+    return np.clip(1 - np.abs(place - np.arange(bins + 1)), 0, None)
 
 
 def _cell_motion(grey: np.ndarray, before: np.ndarray, settings: SignalSettings) -> np.ndarray:

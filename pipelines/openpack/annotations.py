@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_file
-from pipelines.openpack import taxonomy
+from pipelines.openpack.taxonomy import NULL_ID, OPENPACK, Taxonomy
 
 COLUMNS = ("uuid", "user", "session", "box", "id", "operation", "start", "end", "actions")
 COLUMNS_1HZ = ("unixtime", "user", "session", "box", "id")
@@ -76,7 +76,7 @@ class Timeline:
     @property
     def operations(self) -> tuple[Segment, ...]:
         """The segments in which something is done: all but Null."""
-        return tuple(segment for segment in self.segments if segment.op_id != taxonomy.NULL_ID)
+        return tuple(segment for segment in self.segments if segment.op_id != NULL_ID)
 
     def at(self, ms: int) -> Segment | None:
         """The segment at a unix time in milliseconds; None before the first and from the end of the last."""
@@ -99,8 +99,8 @@ class Timeline:
         return spans
 
 
-def read_operations(path: Path) -> Timeline:
-    """Reads and checks one session's operations; rows may come in any order.
+def read_operations(path: Path, taxonomy: Taxonomy = OPENPACK) -> Timeline:
+    """Reads and checks one session's operations, whose ids are those of `taxonomy`; rows may come in any order.
 
     Gaps of at least `GAP_MS` become Null segments, shorter ones are closed by extending the earlier segment. Raises
     DataError naming file, row and cure for: a file that is missing, empty, cut short or of another kind; a missing
@@ -111,7 +111,7 @@ def read_operations(path: Path) -> Timeline:
     users = {(cells["user"], cells["session"]) for _, cells in rows}
     if len(users) > 1:
         raise DataError(f"more than one session in one file: {sorted(users)}", file=path, cure="Split it by session.")
-    numbered = [(number, _segment(path, number, cells)) for number, cells in rows]
+    numbered = [(number, _segment(path, number, cells, taxonomy)) for number, cells in rows]
     numbered.sort(key=lambda pair: pair[1].start_ms)
     for (before, earlier), (number, later) in pairwise(numbered):
         if later.start_ms < earlier.end_ms:
@@ -121,7 +121,9 @@ def read_operations(path: Path) -> Timeline:
     return Timeline(user, session, _without_gaps([segment for _, segment in numbered]))
 
 
-def write_operations(path: Path, user: str, session: str, segments: Iterable[Segment]) -> None:
+def write_operations(
+    path: Path, user: str, session: str, segments: Iterable[Segment], taxonomy: Taxonomy = OPENPACK
+) -> None:
     """Writes segments in the release's columns, in Japan time; reading them gives the same timeline.
 
     The uuid is derived from the row, so that the same segments give the same bytes; `actions` stays empty. DataError
@@ -198,7 +200,7 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return [(number, dict(zip(header, cells, strict=True))) for number, cells in rows]
 
 
-def _segment(path: Path, number: int, cells: dict[str, str]) -> Segment:
+def _segment(path: Path, number: int, cells: dict[str, str], taxonomy: Taxonomy) -> Segment:
     """One row as a segment, everything in it checked that can be checked alone."""
     where = f"row {number}"
     try:
@@ -224,12 +226,12 @@ def _without_gaps(segments: list[Segment]) -> tuple[Segment, ...]:
     for segment in segments[1:]:
         earlier = touching[-1]
         gap = segment.start_ms - earlier.end_ms
-        if 0 < gap < GAP_MS or (gap and earlier.op_id == taxonomy.NULL_ID):
+        if 0 < gap < GAP_MS or (gap and earlier.op_id == NULL_ID):
             touching[-1] = replace(earlier, end_ms=segment.start_ms)
-        elif gap and segment.op_id == taxonomy.NULL_ID:
+        elif gap and segment.op_id == NULL_ID:
             segment = replace(segment, start_ms=earlier.end_ms)
         elif gap:
-            touching.append(Segment(taxonomy.NULL_ID, earlier.end_ms, segment.start_ms, None))
+            touching.append(Segment(NULL_ID, earlier.end_ms, segment.start_ms, None))
         touching.append(segment)
     return tuple(touching)
 

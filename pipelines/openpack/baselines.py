@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pipelines.openpack import taxonomy
 from pipelines.openpack.clip_plan import Target
 from pipelines.openpack.records import Labels, Reading, reading
+from pipelines.openpack.taxonomy import Taxonomy
 
 Name = TypeVar("Name", int, str)
 
@@ -23,13 +23,14 @@ Name = TypeVar("Name", int, str)
 class Baselines:
     """What was counted in training clips. `following` is native id → most frequent next id."""
 
+    taxonomy: Taxonomy
     native: Labels[int]
     brief: Labels[str]
     following: dict[int, int]
 
     def whole_clip(self, n_frames: int) -> Reading:
         """All `n_frames` frames, and nothing of operations."""
-        return reading(segment=(0, n_frames))
+        return reading(self.taxonomy, segment=(0, n_frames))
 
     def majority_class(self) -> Reading:
         """The most frequent operation and the most frequent next one, of each label set its own: names that several
@@ -38,10 +39,10 @@ class Baselines:
 
     def transition_table(self, operation: int) -> Reading:
         """The next operation after `operation` (native id); the most frequent next of all after one never seen."""
-        return reading(following=self.following.get(operation, self.native.next))
+        return reading(self.taxonomy, following=self.following.get(operation, self.native.next))
 
 
-def fit(targets: Iterable[Target]) -> Baselines:
+def fit(targets: Iterable[Target], taxonomy: Taxonomy) -> Baselines:
     """Counts training clips' targets; equal counts go to the smaller id or name. ValueError without any target."""
     targets = list(targets)
     if not targets:
@@ -49,6 +50,7 @@ def fit(targets: Iterable[Target]) -> Baselines:
     seen = {target.operation for target in targets}
     operations, following = ([getattr(target, name) for target in targets] for name in ("operation", "next"))
     return Baselines(
+        taxonomy,
         native=Labels[int](operation=_most_frequent(operations), next=_most_frequent(following)),
         brief=Labels[str](
             operation=_most_frequent([taxonomy.brief_name(op_id) for op_id in operations]),

@@ -5,7 +5,7 @@ what answers with it (`predict`, `service.py`) do not. Format of the folder:
 
     base/           what the stage base_model wrote: base.json, and the model itself where it is the embedded one;
                     weights of a named model stay on the hub or in the folder that base.json names
-    adapter/        what the stage adapter wrote, weights as safetensors
+    adapter/        what the stage adapter wrote: weights as safetensors, and labels.json
     settings.json   `BundleSettings`
     info.json       `Info`
 """
@@ -21,10 +21,10 @@ from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, write_json
 from pipelines.common.keyframes import KeyframeSettings
 from pipelines.common.settings import Settings
-from pipelines.openpack import taxonomy
 from pipelines.openpack.finetune import read_adapter
 from pipelines.openpack.pretrain import read_base
 from pipelines.openpack.settings import EvaluationSettings
+from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
 NAME = "packaging_vlm"
 BASE, ADAPTER, SETTINGS, INFO = "base", "adapter", "settings.json", "info.json"
@@ -64,6 +64,10 @@ class Bundle:
     settings: BundleSettings
     info: Info
 
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return Taxonomy.read(self.adapter / LABELS)
+
 
 def write_bundle(base: Path, adapter: Path, out: Path, settings: BundleSettings, data: list[dict[str, Any]]) -> Info:
     """Puts the folders of the stages base_model and adapter together in `out`, whole or not at all.
@@ -76,8 +80,8 @@ def write_bundle(base: Path, adapter: Path, out: Path, settings: BundleSettings,
         theirs, ours = f"{of_adapter.base} ({of_adapter.base_digest})", f"{of_base.name} ({of_base.digest})"
         what = f"the adapter was trained on {theirs}, and the base is {ours}"
         raise DataError(what, file=adapter, cure="Run the stage adapter again.")
-    native = [operation.name for operation in taxonomy.OPERATIONS]
-    labels = {"native": native, "brief": list(taxonomy.BRIEF_NAMES)}
+    taxonomy = Taxonomy.read(adapter / LABELS)
+    labels = {"native": list(taxonomy.names), "brief": list(taxonomy.brief)}
     info = Info(of_base.name, of_base.digest, of_adapter.digest, of_adapter.clips, data, labels)
     with atomic_folder(out) as folder:
         _copy(base, folder / BASE)

@@ -22,14 +22,13 @@ from pipelines.common.intervals import overlap
 from pipelines.common.keyframes import Keyframes
 from pipelines.openpack.annotations import FrameSpan, Timeline
 from pipelines.openpack.settings import CLIP_FRAMES, FPS, ClipSettings
-from pipelines.openpack.splits import split_of
 
 Kind = Literal["boundary", "transition", "inside"]
 MIDDLE = CLIP_FRAMES // 2  # frame 62: with whole-second starts each boundary comes within 12 frames (0.48 s) of it
 
 
 class Target(BaseModel):
-    """What a clip is to be answered with, in OpenPack's operation ids.
+    """What a clip is to be answered with, in the operation ids of the session's taxonomy.
 
     `operation` fills [start, end) of the clip: the operation instance with the most frames in it, of two equal ones
     the earlier. `next` is the operation that follows this instance in the session.
@@ -83,11 +82,13 @@ def clip_id(user: str, session: str, start_frame: int) -> str:
     return f"{user}_{session}_t{start_frame // FPS:04d}"
 
 
-def plan(timeline: Timeline, first_ms: int, n_frames: int, settings: ClipSettings) -> list[PlannedClip]:
+def plan(
+    timeline: Timeline, first_ms: int, n_frames: int, settings: ClipSettings, *, training: bool
+) -> list[PlannedClip]:
     """The clips of a session whose video has `n_frames` frames, the first at `first_ms` unix time; by start.
 
-    Training users get boundaries anywhere in the clip, all others (validation, test, outside of the split) near its
-    middle. A start is taken once, by the first kind that asks for it. The draw depends on seed, user and session only.
+    For `training` boundaries come anywhere in the clip, for all others (validation, test, outside of the split) near
+    its middle. A start is taken once, by the first kind that asks for it. Drawn from seed, user and session alone.
     """
     spans = session_spans(timeline, first_ms)
     labels = {start: label for start in _starts(0, n_frames - CLIP_FRAMES) if (label := describe(spans, start))}
@@ -98,7 +99,6 @@ def plan(timeline: Timeline, first_ms: int, n_frames: int, settings: ClipSetting
         free = [start for start in starts if start in labels and start not in kinds]
         kinds.update(dict.fromkeys(rng.sample(free, min(count, len(free))), kind))
 
-    training = split_of(timeline.user) == "train"
     for _, after in pairwise(spans):
         if training:
             take("boundary", settings.boundary_clips, _starts_around(after.start_frame))

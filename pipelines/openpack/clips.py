@@ -7,6 +7,7 @@ belong here.
 Format of `<out>/<session>/`:
 
     clips.jsonl         one `Clip` a line, by start
+    labels.json         the session's `Taxonomy`, in whose ids the clips speak
     frames/000123.jpg   each shown frame once, by its number in the session's video; overlapping clips share it
 """
 
@@ -24,17 +25,18 @@ import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
+from pipelines.common.console import run
 from pipelines.common.errors import DataError
-from pipelines.common.files import file_digest, read_jsonl, write_jsonl
+from pipelines.common.files import file_digest, read_jsonl, write_json, write_jsonl
 from pipelines.common.incremental import Item, Record, read_records, run_items
 from pipelines.common.keyframes import KeyframeSettings, Signal, choose, measure
 from pipelines.common.media import VideoReader
-from pipelines.openpack import taxonomy
 from pipelines.openpack.annotations import read_operations
 from pipelines.openpack.clip_plan import Clip, PlannedClip, clip_id, plan
 from pipelines.openpack.normalise import VIDEO, read_frames
 from pipelines.openpack.settings import CLIP_FRAMES, FPS, STAGE_VERSIONS, ClipSettings, load_settings
-from pipelines.openpack.sources import RawSession, read_session
+from pipelines.openpack.sources import RawSession, read_session, read_taxonomy
+from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
 VERSION = STAGE_VERSIONS["clips"]
 CLIPS = "clips.jsonl"
@@ -114,29 +116,33 @@ def _cut(job: _Job, folder: Path) -> dict[str, Any]:
     if job.set_aside:
         what, _, cure = job.set_aside.rpartition(". ")
         raise DataError(what, cure=cure)  # reads just as the reason that it was given
-    raw = read_session(job.raw)
+    raw, taxonomy = read_session(job.raw), read_taxonomy(job.raw)
     frames = read_frames(job.normalized)
-    planned = _plan(raw, job, len(frames))
+    write_json(folder / LABELS, taxonomy.as_json())
+    origin = {"source": raw.source, "view": raw.stream.kind, "split": raw.split, "person": raw.person}
+    origin["annotated"] = raw.n_operations
+    planned = _plan(raw, taxonomy, job, len(frames))
     if isinstance(planned, str):
         write_jsonl(folder / CLIPS, [])
-        return {"clips": 0, "why": planned}
+        return {**origin, "clips": 0, "why": planned}
     with VideoReader(job.normalized / VIDEO) as reader:
         signal = measure(reader.batches(BATCH), frames["repeated"].to_numpy(bool))
         clips = [_clip(raw, part, signal, job.keyframes) for part in planned]
         written = _write_frames(reader, clips, folder, job.clip.jpeg_quality)
     write_jsonl(folder / CLIPS, [clip.model_dump(mode="json") for clip in clips])
     settings = {"clips": job.clip.model_dump(mode="json"), "keyframes": job.keyframes.model_dump(mode="json")}
-    return {**_summary(clips, written, len(frames)), "settings": settings}
+    return {**origin, **_summary(clips, taxonomy, written, len(frames)), "settings": settings}
 
 
-def _plan(raw: RawSession, job: _Job, n_frames: int) -> list[PlannedClip] | str:
+def _plan(raw: RawSession, taxonomy: Taxonomy, job: _Job, n_frames: int) -> list[PlannedClip] | str:
     """The session's clips, or why there are none."""
     if raw.annotation is None:
         return "the session has no annotations"
     path = job.raw / raw.annotation
     if not path.is_file() or file_digest(path) != raw.annotation_digest:
         raise DataError("the annotations have changed since raw_session", file=path, cure="Run raw_session again.")
-    planned = plan(read_operations(path), raw.first_ms, n_frames, job.clip)
+    timeline = read_operations(path, taxonomy)
+    planned = plan(timeline, raw.first_ms, n_frames, job.clip, training=raw.split == "train")
     return planned or "no five seconds of the video lie within the annotated time before the last operation"
 
 
@@ -166,7 +172,7 @@ def _write_frames(reader: VideoReader, clips: Iterable[Clip], folder: Path, qual
     return len(wanted)
 
 
-def _summary(clips: list[Clip], frames_written: int, n_frames: int) -> dict[str, Any]:
+def _summary(clips: list[Clip], taxonomy: Taxonomy, frames_written: int, n_frames: int) -> dict[str, Any]:
     return {
         "clips": len(clips),
         "seconds": n_frames / FPS,
@@ -174,7 +180,7 @@ def _summary(clips: list[Clip], frames_written: int, n_frames: int) -> dict[str,
         "kinds": dict(sorted(Counter(clip.kind for clip in clips).items())),
         "operations": {
             operation.name: count
-            for operation in taxonomy.OPERATIONS
+            for operation in taxonomy.operations
             if (count := sum(clip.target.operation == operation.id for clip in clips))
         },
         "boundary_to_cut_frames": _boundary_to_cut(clips),
@@ -205,4 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

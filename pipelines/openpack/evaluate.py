@@ -10,6 +10,7 @@ Format of `<out>/`, free of times, so that the same answers give the same bytes:
                     the brief's names, and `run`
     report.json     `metrics.report_figures` and `run`: on what data, with which models
     records.jsonl   one `records.ClipRecord` a clip and arm: clips by id, arms in the order of the report
+    labels.json     the `Taxonomy` of the records' ids
     settings.json   the effective settings
 """
 
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipelines.common.console import run
 from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_folder, digest, write_json
 from pipelines.openpack.baselines import Baselines, fit
@@ -31,6 +33,7 @@ from pipelines.openpack.pretrain import BaseModel, read_base
 from pipelines.openpack.prompt import prompt_text
 from pipelines.openpack.records import ClipRecord, Posterior, Reading, read_clip_records, reading, write_clip_records
 from pipelines.openpack.settings import EvaluationSettings, load_settings
+from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
 if TYPE_CHECKING:
     from pipelines.common.vlm.dialogue import Question
@@ -65,16 +68,19 @@ def evaluate(
         what = f"it was trained on {tuned.base} ({tuned.base_digest}), here is {base_model.name} ({base_model.digest})"
         raise DataError(what, file=adapter / ADAPTER, cure="Train an adapter on this base, or name its own base.")
     train, test = ShardReader(shards, "train"), ShardReader(shards, "test")
-    run = _run(base_model, tuned, shards, len(test), settings)
-    baselines = fit(train.sample(index).clip.target for index in range(len(train)))
+    taxonomy = Taxonomy.read(shards / LABELS)
+    run = _run(base_model, tuned, shards, taxonomy, len(test), settings)
+    baselines = fit((train.sample(index).clip.target for index in range(len(train))), taxonomy)
     models = {BASE: base_model.digest, TUNED: f"{base_model.digest}+{tuned.digest}"}
-    predictors = {BASE: Predictor.load(base, None, settings), TUNED: Predictor.load(base, adapter, settings)}
+    adapters = {BASE: None, TUNED: adapter}
+    predictors = {arm: Predictor.load(base, adapters[arm], taxonomy, settings) for arm in adapters}
     records = list(answer_clips(predictors, baselines, test, settings, models, progress))
-    report = {**report_figures(records), "run": run}
+    report = {**report_figures(records, taxonomy), "run": run}
     with atomic_folder(out) as folder:
         write_clip_records(folder / RECORDS, records)
         write_json(folder / REPORT, report)
         write_json(folder / RESULTS, results(report))
+        write_json(folder / LABELS, taxonomy.as_json())
         settings.save(folder / SETTINGS)
     for arm in predictors:
         progress(f"{arm} on all {len(test)} test clips: {json.dumps(report['all_clips'][arm])}")
@@ -106,7 +112,9 @@ def answer_clips(
     (size,) = {predictor.size for predictor in predictors.values()}
     for start in range(0, len(test), settings.batch_size):
         batch = [test.sample(index) for index in range(start, min(start + settings.batch_size, len(test)))]
-        questions = [clip_question(sample_frames(sample, size), sample.clip.keyframes) for sample in batch]
+        questions = [
+            clip_question(sample_frames(sample, size), sample.clip.keyframes, baselines.taxonomy) for sample in batch
+        ]
         keys = [sample.key for sample in batch]
         answers = {arm: predictor.answer(keys, questions) for arm, predictor in predictors.items()}
         for index, sample in enumerate(batch):
@@ -122,16 +130,16 @@ def _records(
     models: Mapping[str, str],
     first: bool,
 ) -> Iterator[ClipRecord]:
-    clip, target = sample.clip, sample.clip.target
-    prompt = digest(prompt_text(clip.keyframes).encode())
+    clip, target, taxonomy = sample.clip, sample.clip.target, baselines.taxonomy
+    prompt = digest(prompt_text(clip.keyframes, taxonomy).encode())
     of_clip = clip.model_dump(include={"clip_id", "n_frames", "kind", "boundaries", "bounds", "pairs"})
-    truth = reading(target.operation, (target.start, target.end), target.next)
+    truth = reading(taxonomy, target.operation, (target.start, target.end), target.next)
 
     def record(arm: str, said: Reading, **of_model: Any) -> ClipRecord:
         return ClipRecord(**of_clip, arm=arm, first=first, truth=truth, prediction=said, **of_model)
 
     for arm, one in predictions.items():
-        said = reading(one.operation, (one.start, one.end), one.next)
+        said = reading(taxonomy, one.operation, (one.start, one.end), one.next)
         yield record(arm, said, posterior=_posterior(one), prompt=prompt, model=models[arm])
     yield record("whole_clip", baselines.whole_clip(clip.n_frames))
     yield record("majority_class", baselines.majority_class())
@@ -147,18 +155,21 @@ def _posterior(prediction: Prediction) -> Posterior:
     return Posterior(what=rounded(prediction.what), next=rounded(prediction.next_share), span=span)
 
 
-def _run(base: BaseModel, adapter: Adapter, shards: Path, clips: int, settings: EvaluationSettings) -> dict[str, Any]:
+def _run(
+    base: BaseModel, adapter: Adapter, shards: Path, taxonomy: Taxonomy, clips: int, settings: EvaluationSettings
+) -> dict[str, Any]:
     """What stands behind the figures. `data` is the shards' own word on where all their clips come from."""
     manifest = read_manifest(shards)
     test = manifest["splits"]["test"]
     return {
         "data": manifest["data"],
-        "test_users": test["users"],
+        "test_users": sorted(test["persons"]),
         "test_sessions": test["sessions"],
         "test_shards": [shard["digest"] for shard in test["shards"]],
         "clips": min(settings.clips, clips),
         "clips_in_test": clips,
-        "label_set": "the ten names of the brief, from OpenPack's classes by pipelines/openpack/labels.json",
+        "label_set": taxonomy.about,
+        "labels": list(taxonomy.brief),
         "model": base.name,
         "model_parameters": base.parameters,
         "model_digest": base.digest,
@@ -181,7 +192,8 @@ def main() -> None:
     if arguments.records:
         if any(folders):
             parser.error("--records stands alone: the figures follow from the records")
-        print(json.dumps(report_figures(read_clip_records(arguments.records)), indent=1))
+        taxonomy = Taxonomy.read(arguments.records.with_name(LABELS))
+        print(json.dumps(report_figures(read_clip_records(arguments.records), taxonomy), indent=1))
         return
     if not all(folders):
         parser.error("--base, --adapter, --shards and --out go together; or give --records alone")
@@ -190,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,7 +1,8 @@
 """Stage `adapter`: QLoRA on the base model, from shards to a plain PEFT folder.
 
 Reads from top to bottom: load the base in 4 bits, put LoRA on it, train on the shards' train split, save. The folder
-holds what `PeftModel.from_pretrained` needs, the processor, `adapter.json` (`Adapter`) and the effective settings.
+holds what `PeftModel.from_pretrained` needs, the processor, `adapter.json` (`Adapter`), `labels.json` (the `Taxonomy`
+whose letters it answers with) and the effective settings.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.common.ahead import Ahead
+from pipelines.common.console import run
 from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, write_json
 from pipelines.openpack.loader import ShardReader, order, read_manifest
 from pipelines.openpack.pretrain import BaseModel, read_base
 from pipelines.openpack.settings import STAGE_VERSIONS, FinetuneSettings, load_settings
+from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
 if TYPE_CHECKING:
     from pipelines.common.vlm.encode import Encoded
@@ -62,7 +65,8 @@ def finetune(base: Path, shards: Path, out: Path, settings: FinetuneSettings, pr
     maker = partial(_training_rows, place, shards, settings)
     with Ahead(maker) as rows, checkpoint_folder(out, key) as checkpoints:
         losses = fit(model, vlm.encoder, rows, settings.loop, checkpoints, device=vlm.device, progress=progress)
-        return _save(model, vlm, out, settings, base_model, len(ShardReader(shards, "train")), losses)
+        taxonomy = Taxonomy.read(shards / LABELS)
+        return _save(model, vlm, out, settings, base_model, taxonomy, len(ShardReader(shards, "train")), losses)
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -75,6 +79,7 @@ def _save(
     out: Path,
     settings: FinetuneSettings,
     base: BaseModel,
+    taxonomy: Taxonomy,
     clips: int,
     losses: list[tuple[int, float]],
 ) -> Adapter:
@@ -84,8 +89,11 @@ def _save(
     seen = settings.loop.steps * settings.loop.batch_size * settings.loop.gradient_accumulation_steps
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     with atomic_folder(out) as folder:
-        model.save_pretrained(folder)
+        # PEFT would note the folder that the base was loaded from, and equal adapters would differ by their place
+        model.peft_config["default"].base_model_name_or_path = base.name
+        model.save_pretrained(folder, save_embedding_layers=False)  # none is trained; "auto" would look the base up
         vlm.encoder.processor.save_pretrained(folder)
+        write_json(folder / LABELS, taxonomy.as_json())
         weights = digest(folder_digests(folder))
         adapter = Adapter(base.name, base.digest, weights, trained, clips, round(seen / clips, 2), peak, losses)
         write_json(folder / ADAPTER, asdict(adapter))
@@ -107,7 +115,7 @@ def _training_rows(place: str, shards: Path, settings: FinetuneSettings) -> Call
     processor = AutoProcessor.from_pretrained(place)
     keep_frame_size(processor)
     encoder, reader = Encoder(processor), ShardReader(shards, "train")
-    pixels = model_size(processor)
+    pixels, taxonomy = model_size(processor), Taxonomy.read(shards / LABELS)
     size, seed = settings.loop.batch_size * settings.loop.gradient_accumulation_steps, settings.loop.seed
 
     torch.set_num_threads(1)
@@ -120,10 +128,10 @@ def _training_rows(place: str, shards: Path, settings: FinetuneSettings) -> Call
             rng = np.random.default_rng((seed, position))
             keyframes = renumber(sample.clip.keyframes, settings.augment, rng)
             moved = dict(zip(sample.clip.bounds, keyframes.bounds, strict=True))
-            answer = sample_answer(sample)
+            answer = sample_answer(sample, taxonomy)
             answers.append(replace(answer, start=moved[answer.start], end=moved[answer.end]).text())
             frames = augment(sample_frames(sample, pixels), settings.augment, rng)
-            questions.append(clip_question(frames, keyframes))
+            questions.append(clip_question(frames, keyframes, taxonomy))
         return encoder.encode(questions, answers)
 
     return rows
@@ -142,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

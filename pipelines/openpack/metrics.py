@@ -15,16 +15,16 @@ from typing import Any
 
 from pipelines.common.intervals import iou
 from pipelines.common.stats import wilson
-from pipelines.openpack import taxonomy
 from pipelines.openpack.records import ClipRecord, LabelSet
+from pipelines.openpack.taxonomy import Taxonomy
 
 BASE, TUNED = "base_model", "finetuned_model"
 BRIEF_METRICS = ("OCA", "tIoU@0.5", "AA@1")  # the brief's three, in its spelling: the keys of results.json
 TIOU_THRESHOLD = 0.5
 
 
-def report_figures(records: Sequence[ClipRecord]) -> dict[str, Any]:
-    """Everything in `report.json` that follows from the records alone; arms in the order of their first record.
+def report_figures(records: Sequence[ClipRecord], taxonomy: Taxonomy) -> dict[str, Any]:
+    """Everything in `report.json` that follows from records and taxonomy; arms in the order of their first record.
 
     `all_clips` and `all_clips_native`: `figures` by arm, in the brief's names and in OpenPack's classes. `first_clips`:
     the same on the clips marked `first`, with `intervals`. `confusion`: of the tuned model. `counts`: of clips.
@@ -40,7 +40,7 @@ def report_figures(records: Sequence[ClipRecord]) -> dict[str, Any]:
         "first_clips": {
             arm: {**figures(rows, "brief"), "intervals": intervals(rows, "brief")} for arm, rows in first.items()
         },
-        "confusion": confusion(arms.get(TUNED, [])),
+        "confusion": confusion(arms.get(TUNED, []), taxonomy),
         "counts": {
             "clips": len(clips),
             "boundary_clips": sum(bool(clip.boundaries) for clip in clips),
@@ -92,19 +92,19 @@ def boundary_error(record: ClipRecord) -> float | None:
     return fmean(distances) if distances else None
 
 
-def confusion(records: Iterable[ClipRecord]) -> dict[str, Any]:
+def confusion(records: Iterable[ClipRecord], taxonomy: Taxonomy) -> dict[str, Any]:
     """`counts[t][a]`: clips of the true class `names[t]` answered as `names[a]`, in native classes by their ids.
 
     Clips without an answered operation are in no column.
     """
-    operations = taxonomy.OPERATIONS
+    operations = taxonomy.operations
     place = {operation.id: index for index, operation in enumerate(operations)}
     counts = [[0] * len(operations) for _ in operations]
     for record in records:
         true, answered = record.truth.native.operation, record.prediction.native.operation
         if true is not None and answered is not None:
             counts[place[true]][place[answered]] += 1
-    return {"names": [operation.name for operation in operations], "counts": counts}
+    return {"names": list(taxonomy.names), "counts": counts}
 
 
 def _hits(records: Sequence[ClipRecord], labels: LabelSet) -> dict[str, list[bool]]:

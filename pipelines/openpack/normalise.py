@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.common.console import run
 from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_file
 from pipelines.common.incremental import Item, Record, read_records, run_items
@@ -180,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,24 +19,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipelines.common.console import run
 from pipelines.common.keyframes import Keyframes, KeyframeSettings, choose, measure
 from pipelines.common.media import VideoReader
 from pipelines.common.vlm.dialogue import Answer, Question
 from pipelines.common.vlm.load import Vlm, cpu_threads, load
 from pipelines.common.vlm.score import Scored, score
-from pipelines.openpack import taxonomy
 from pipelines.openpack.loader import Sample
 from pipelines.openpack.normalise import normalise_upload
 from pipelines.openpack.pretrain import read_base
-from pipelines.openpack.prompt import INSTRUCTION, brief_answer, target_answer
+from pipelines.openpack.prompt import brief_answer, instruction, target_answer
 from pipelines.openpack.settings import CLIP_FRAMES, EvaluationSettings, NormaliseSettings, load_settings
-
-CODES = tuple(operation.code for operation in taxonomy.OPERATIONS)
+from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One clip's answer in OpenPack's ids; `start`, `end` half-open frames at 25 fps.
+    """One clip's answer in the ids of `taxonomy`; `start`, `end` half-open frames at 25 fps.
 
     `what` and `next` are posteriors over native ids, `span` over the segments that were possible.
     """
@@ -49,45 +48,47 @@ class Prediction:
     what: dict[int, float]
     span: dict[tuple[int, int], float]
     next_share: dict[int, float]
+    taxonomy: Taxonomy
 
     @property
     def confidence(self) -> float:
-        """Posterior of the answered operation, in the brief's label set: classes that share its name count with it."""
-        name = taxonomy.brief_name(self.operation)
-        return sum(share for op_id, share in self.what.items() if taxonomy.brief_name(op_id) == name)
+        """Posterior of the answered operation, by its name in the answer: classes that share the name count with it."""
+        name = self.taxonomy.brief_name(self.operation)
+        return sum(share for op_id, share in self.what.items() if self.taxonomy.brief_name(op_id) == name)
 
     def brief(self) -> dict[str, Any]:
         """The brief's JSON, exactly its five keys."""
-        answer = brief_answer(self.clip_id, self.operation, self.start, self.end, self.next)
+        answer = brief_answer(self.taxonomy, self.clip_id, self.operation, self.start, self.end, self.next)
         return {**answer, "confidence": round(min(1.0, self.confidence), 4)}
 
 
 class Predictor:
     """A loaded model that answers questions about packing clips."""
 
-    def __init__(self, vlm: Vlm, settings: EvaluationSettings) -> None:
-        self.vlm, self.settings = vlm, settings
+    def __init__(self, vlm: Vlm, taxonomy: Taxonomy, settings: EvaluationSettings) -> None:
+        self.vlm, self.taxonomy, self.settings = vlm, taxonomy, settings
         self.size = model_size(vlm.encoder.processor)
 
     @classmethod
-    def load(cls, base: Path, adapter: Path | None, settings: EvaluationSettings) -> Predictor:
+    def load(cls, base: Path, adapter: Path | None, taxonomy: Taxonomy, settings: EvaluationSettings) -> Predictor:
         """`base` is the folder of the stage base_model, `adapter` of the stage adapter; None answers with the base."""
         cpu_threads()
         place = read_base(base).place(base)
         vlm = load(place, adapter=adapter, quantization=settings.quantization, device=settings.device)
-        return cls(vlm, settings)
+        return cls(vlm, taxonomy, settings)
 
     def answer(self, clip_ids: Sequence[str], questions: Sequence[Question]) -> list[Prediction]:
         """One prediction a question, in order, in batches of the settings' size."""
         size, made = self.settings.batch_size, []
         for start in range(0, len(questions), size):
-            scored = score(self.vlm, questions[start : start + size], CODES, operations=self.settings.operations)
-            made += [_prediction(clip_ids[start + i], one) for i, one in enumerate(scored)]
+            batch, codes = questions[start : start + size], self.taxonomy.codes
+            scored = score(self.vlm, batch, codes, operations=self.settings.operations)
+            made += [_prediction(clip_ids[start + i], one, self.taxonomy) for i, one in enumerate(scored)]
         return made
 
     def answer_video(self, path: Path, clip_id: str, keyframes: KeyframeSettings) -> Prediction:
         """The answer for the first five seconds of any video that ffmpeg reads; DataError for anything else."""
-        return self.answer([clip_id], [video_question(path, keyframes, self.size)])[0]
+        return self.answer([clip_id], [video_question(path, keyframes, self.taxonomy, self.size)])[0]
 
 
 def model_size(processor: Any) -> int | None:
@@ -102,24 +103,28 @@ def sample_frames(sample: Sample, size: int | None = None) -> np.ndarray:
     return np.stack([_decode(jpeg, size) for jpeg in sample.jpegs])
 
 
-def clip_question(frames: np.ndarray, keyframes: Keyframes) -> Question:
+def clip_question(frames: np.ndarray, keyframes: Keyframes, taxonomy: Taxonomy) -> Question:
     """The question about shown `frames` (8, h, w, 3) that stand for the segments of `keyframes`."""
     videos = tuple(frames[2 * i : 2 * i + 2] for i in range(len(keyframes.pairs)))
-    return Question(videos, keyframes.bounds, keyframes.pairs, INSTRUCTION)
+    return Question(videos, keyframes.bounds, keyframes.pairs, instruction(taxonomy))
 
 
-def sample_question(sample: Sample, size: int | None = None) -> Question:
+def sample_question(sample: Sample, taxonomy: Taxonomy, size: int | None = None) -> Question:
     """The question of a shard's sample, as it is asked in evaluation."""
-    return clip_question(sample_frames(sample, size), sample.clip.keyframes)
+    return clip_question(sample_frames(sample, size), sample.clip.keyframes, taxonomy)
 
 
-def sample_answer(sample: Sample) -> Answer:
+def sample_answer(sample: Sample, taxonomy: Taxonomy) -> Answer:
     target = sample.clip.target
-    return target_answer(target.operation, target.start, target.end, target.next, sample.clip.bounds)
+    return target_answer(taxonomy, target.operation, target.start, target.end, target.next, sample.clip.bounds)
 
 
 def video_question(
-    path: Path, keyframes: KeyframeSettings, size: int | None = None, normalise: NormaliseSettings | None = None
+    path: Path,
+    keyframes: KeyframeSettings,
+    taxonomy: Taxonomy,
+    size: int | None = None,
+    normalise: NormaliseSettings | None = None,
 ) -> Question:
     """The question about the first 125 frames at 25 fps of a video file.
 
@@ -135,7 +140,7 @@ def video_question(
             signal = measure(_first(reader.batches(32), count), table["repeated"].to_numpy()[:count].copy())
             chosen = choose(signal, keyframes)
             frames = reader.frames(chosen.frames)
-    return clip_question(np.stack([_reduce(Image.fromarray(frame), size) for frame in frames]), chosen)
+    return clip_question(np.stack([_reduce(Image.fromarray(frame), size) for frame in frames]), chosen, taxonomy)
 
 
 def _first(batches: Iterable[np.ndarray], count: int) -> Iterable[np.ndarray]:
@@ -156,7 +161,7 @@ def _reduce(picture: Image.Image, size: int | None) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _prediction(clip_id: str, scored: Scored) -> Prediction:
+def _prediction(clip_id: str, scored: Scored, taxonomy: Taxonomy) -> Prediction:
     def native(shares: dict[str, float]) -> dict[int, float]:
         return {taxonomy.by_code(code).id: share for code, share in shares.items()}
 
@@ -170,6 +175,7 @@ def _prediction(clip_id: str, scored: Scored) -> Prediction:
         native(scored.what),
         scored.span,
         native(scored.next),
+        taxonomy,
     )
 
 
@@ -177,14 +183,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Answer for the first five seconds of a video.")
     parser.add_argument("video", type=Path)
     parser.add_argument("--base", type=Path, required=True, help="folder of the stage base_model")
-    parser.add_argument("--adapter", type=Path, help="folder of the stage adapter; without it the base answers")
+    parser.add_argument("--adapter", type=Path, required=True, help="folder of the stage adapter")
     parser.add_argument("--settings", type=Path, help="a settings.toml")
     arguments = parser.parse_args()
     settings = load_settings(arguments.settings)
-    predictor = Predictor.load(arguments.base, arguments.adapter, settings.evaluation)
+    taxonomy = Taxonomy.read(arguments.adapter / LABELS)
+    predictor = Predictor.load(arguments.base, arguments.adapter, taxonomy, settings.evaluation)
     answer = predictor.answer_video(arguments.video, arguments.video.stem, settings.keyframes)
     print(json.dumps(answer.brief(), indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.common.ahead import Ahead
+from pipelines.common.console import run
 from pipelines.common.errors import SetupError
 from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, write_json
 from pipelines.openpack.settings import STAGE_VERSIONS, PretrainSettings, load_settings
@@ -103,10 +104,11 @@ def _train_tiny(out: Path, settings: PretrainSettings, progress: Say) -> BaseMod
 def _phrases() -> tuple[str, ...]:
     """What the embedded model's tokenizer holds as single tokens.
 
-    The packing instruction is one of them and never trained on here: its embedding is still random when packing begins.
+    The packing question is among them and never trained on here: its embedding is still random when packing begins.
     """
     from pipelines.common.vlm import dialogue, general_task, tiny
-    from pipelines.openpack.prompt import INSTRUCTION
+    from pipelines.openpack.prompt import ASKED, FORM, instruction
+    from pipelines.openpack.taxonomy import OPENPACK
 
     return (
         *dialogue.FRAME_PHRASES,
@@ -115,7 +117,9 @@ def _phrases() -> tuple[str, ...]:
         *general_task.QUESTIONS.values(),
         general_task.TELL,
         general_task.TOLD,
-        INSTRUCTION,
+        instruction(OPENPACK),
+        ASKED,  # other names than OpenPack's are spelled between these two
+        FORM,
     )
 
 
@@ -155,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,7 +4,8 @@ Belongs here: the format, reading and writing it. Who answered (`evaluate`, `bas
 not. An arm is whoever answers: a model, or a baseline that sees no picture. Label sets stand side by side in a record,
 so that a later change of the mapping does not rewrite what was answered.
 
-Segments are half-open frames of the clip at 25 fps; native labels are OpenPack's ids, brief labels the brief's names.
+Segments are half-open frames of the clip at 25 fps; native labels are ids of the taxonomy, `labels.json` beside the
+file, brief labels the names of its second set (the brief's ten, or the recordings' own).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.common.errors import DataError
 from pipelines.common.files import read_jsonl, write_jsonl
-from pipelines.openpack import taxonomy
+from pipelines.openpack.taxonomy import Taxonomy
 
 LabelSet = Literal["brief", "native"]
 Name = TypeVar("Name", int, str)
@@ -78,9 +79,12 @@ class ClipRecord(_Row):
 
 
 def reading(
-    operation: int | None = None, segment: tuple[int, int] | None = None, following: int | None = None
+    taxonomy: Taxonomy,
+    operation: int | None = None,
+    segment: tuple[int, int] | None = None,
+    following: int | None = None,
 ) -> Reading:
-    """A reading from native ids, with the brief's names by the mapping; DataError for an id that OpenPack has not."""
+    """A reading from native ids, with the names that stand for them; DataError for an id that is not defined."""
     start, end = segment or (None, None)
     names = [None if op_id is None else taxonomy.brief_name(op_id) for op_id in (operation, following)]
     native, brief = Labels[int](operation=operation, next=following), Labels[str](operation=names[0], next=names[1])

@@ -10,9 +10,11 @@ import argparse
 import json
 from pathlib import Path
 
+from pipelines.common.console import run
 from pipelines.common.files import atomic_folder
 from pipelines.openpack.loader import Sample, ShardReader
 from pipelines.openpack.predict import sample_answer
+from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
 COUNT = 20
 
@@ -32,7 +34,7 @@ def pick(reader: ShardReader, count: int = COUNT) -> list[Sample]:
 
 def write_samples(shards: Path, out: Path, count: int = COUNT) -> list[Sample]:
     """Replaces `out` by the picked pairs of the train split of `shards`, whole or not at all."""
-    samples = pick(ShardReader(shards, "train"), count)
+    samples, taxonomy = pick(ShardReader(shards, "train"), count), Taxonomy.read(shards / LABELS)
     with atomic_folder(out) as folder:
         for sample in samples:
             place = folder / sample.key
@@ -42,7 +44,7 @@ def write_samples(shards: Path, out: Path, count: int = COUNT) -> list[Sample]:
             (place / "prompt.txt").write_text(sample.prompt, encoding="utf-8")
             (place / "target.json").write_text(json.dumps(sample.target, indent=1) + "\n", encoding="utf-8")
             (place / "clip.json").write_text(sample.clip.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            (place / "answer.json").write_text(sample_answer(sample).text() + "\n", encoding="utf-8")
+            (place / "answer.json").write_text(sample_answer(sample, taxonomy).text() + "\n", encoding="utf-8")
     return samples
 
 
@@ -56,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops
 
+from pipelines.common.console import run
 from pipelines.common.files import atomic_file, digest, write_json
 from pipelines.common.media import VideoWriter
 from pipelines.openpack.annotations import Segment, read_operations, write_operations, write_operations_1hz
@@ -28,7 +29,6 @@ from pipelines.openpack.choreography import Act, Choreography
 from pipelines.openpack.draw import BACK_TABLE_HOLDS, Colour, Look, Painter
 from pipelines.openpack.settings import SimulationSettings
 
-VERSION = "1"
 USERS = tuple(f"U010{i}" for i in range(1, 9))
 HELD_OUT = ("U0107", "U0108")
 JAPAN = timezone(timedelta(hours=9))
@@ -212,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

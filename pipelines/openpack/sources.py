@@ -3,8 +3,11 @@
 Belongs here: the two sources, a release folder on disk and the simulation, and the inspection that both go through.
 The layout (`release`), decoding (`streams`) and drawing (`simulate`) do not.
 
-Format: `<out>/<session>/session.json` is one `RawSession`; of a simulated session the folder also holds the release
-that was written for it, `<user>/annotation/…` and `<user>/video/…`.
+Format of `<out>/<session>/`:
+
+    session.json    one `RawSession`
+    labels.json     its `Taxonomy`
+    <user>/…        of a simulated session: the release that was written for it, annotation/… and video/…
 """
 
 from __future__ import annotations
@@ -12,19 +15,21 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipelines.common.console import run
 from pipelines.common.errors import DataError
 from pipelines.common.files import digest, file_digest, read_json, write_json
 from pipelines.common.incremental import Item, Record, run_items
 from pipelines.openpack import release
 from pipelines.openpack.annotations import Timeline, read_operations
-from pipelines.openpack.settings import SimulationSettings, View
-from pipelines.openpack.splits import SPLITS
+from pipelines.openpack.settings import STAGE_VERSIONS, SimulationSettings, View
+from pipelines.openpack.splits import SPLITS, Split, person, split_of
+from pipelines.openpack.taxonomy import LABELS, OPENPACK, Taxonomy
 
-VERSION = "1"  # raise it when the same files give another session.json
+VERSION = STAGE_VERSIONS["raw_session"]
 SESSION = "session.json"
 
 
@@ -45,15 +50,22 @@ class Stream(BaseModel):
 
 
 class RawSession(BaseModel):
-    """What a session is made of. Times are unix milliseconds; `annotation` is a path as in `Stream`, None without."""
+    """What a session is made of. Times are unix milliseconds; `annotation` is a path as in `Stream`, None without.
+
+    `person` is the same for all ids of one person; `split` is None for who is in none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    source: Literal["simulated", "local"]
     user: str
+    person: str
+    split: Split | None
     session: str
     annotation: str | None
     annotation_digest: str | None
     stream: Stream
+    n_operations: int  # annotated, Null not counted
     n_frames: int
     first_ms: int
     last_ms: int
@@ -131,10 +143,13 @@ class SimulatedSource:
         return run_items(items, _simulate, out, self._recipe(), workers=workers)
 
     def _recipe(self) -> str:
-        from pipelines.openpack import simulate
-
         # the number of sessions says which are drawn, not how: one more leaves the others as they are
-        return f"{VERSION}+{simulate.VERSION}+{digest(self.settings.model_dump(mode='json', exclude={'sessions'}))}"
+        return f"{VERSION}+{digest(self.settings.model_dump(mode='json', exclude={'sessions'}))}"
+
+
+def read_taxonomy(folder: Path) -> Taxonomy:
+    """The names of a session's operations, from the folder that a source or the stage clips left."""
+    return Taxonomy.read(folder / LABELS)
 
 
 def read_session(folder: Path) -> RawSession:
@@ -174,21 +189,26 @@ def _inspect(root: Path, user: str, session: str, view: View, views: list[View],
         return str(path.relative_to(folder) if inside else path)
 
     raw = RawSession(
+        source="simulated" if inside else "local",
         user=user,
+        person=person(user),
+        split=split_of(user),
         session=session,
         annotation=name(annotation) if timeline else None,
         annotation_digest=file_digest(annotation) if timeline else None,
         stream=Stream(kind=view, path=name(place), start_ms=start_ms, digest=release.stream_digest(place, view)),
+        n_operations=len(timeline.operations) if timeline else 0,
         n_frames=len(times),
         first_ms=times[0],
         last_ms=times[-1],
     )
     write_json(folder / SESSION, raw.model_dump(mode="json"))
+    write_json(folder / LABELS, OPENPACK.as_json())
     return {
         "view": view,
         "frames": len(times),
         "seconds": round((times[-1] - times[0]) / 1000, 3),
-        "operations": len(timeline.operations) if timeline else 0,
+        "operations": raw.n_operations,
         "note": _note(timeline, times),
     }
 
@@ -238,4 +258,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,7 @@ does not belong here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from pipelines.common.errors import DataError
@@ -39,12 +39,12 @@ def split_of(user: str) -> Split | None:
     return next((split for split, users in SPLITS.items() if user in users), None)
 
 
-def check_disjoint(splits: Mapping[str, Iterable[str]]) -> None:
-    """Raises DataError where one person, under the same id or another, is in two of the splits (name → user ids)."""
+def check_disjoint(splits: Mapping[str, Mapping[str, str]]) -> None:
+    """Raises DataError where one person is in two of the splits, given as split → user id → person."""
     seen: dict[str, tuple[str, str]] = {}
     for split, users in splits.items():
-        for user in users:
-            other_user, other_split = seen.setdefault(person(user), (user, split))
+        for user, one in users.items():
+            other_user, other_split = seen.setdefault(one, (user, split))
             if other_split != split:
                 who = user if user == other_user else f"{user}, the same person as {other_user},"
                 raise DataError(

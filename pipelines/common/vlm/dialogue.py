@@ -43,7 +43,7 @@ class Question:
 
 
 def frame_lines(bounds: Sequence[int], pairs: Sequence[tuple[int, int]]) -> list[str]:
-    """The line before each shown pair. Frame numbers are inclusive in words, since that is how people count."""
+    """The line before each shown pair: its segment's half-open bounds, off which the answer's frames are read."""
     first, to, seen, and_, end = FRAME_PHRASES
     spans = zip(bounds[:-1], bounds[1:], pairs, strict=True)
     return [f"{first}{low}{to}{high}{seen}{a}{and_}{b}{end}" for low, high, (a, b) in spans]

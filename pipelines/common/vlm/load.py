@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,11 @@ from pipelines.common.vlm.settings import Device, Quantization
 # Kept out of 4 bits: the tower, whose errors an adapter on the language part cannot undo, and the head.
 # Any list drops the library's own exclusion of `lm_head`, so it is named; plain "visual" would match nothing.
 KEEP_WHOLE = ["model.visual", "lm_head"]
+
+# Two lines that every load would print and nobody can act on: bitsandbytes misses a kernel that it would fetch from the
+# hub and has another for, and PEFT reads an attribute by the name that transformers will drop.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 All answers to a question share its prompt, so the prompt is run once and its key-value cache serves every candidate.
 First the code of what happens is scored; then, for the most probable ones, all spans between bounds in one batch, whose
-last position gives the next code. The answer maximises the joint probability; the posteriors are marginals over it.
+last position gives the next code. The posteriors are marginals of that joint distribution, and each part of the answer
+is the most probable one of its own marginal: a metric counts each part by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pipelines.common.vlm.load import Vlm
 
 @dataclass(frozen=True)
 class Scored:
-    """Posteriors of one question, each summing to one, and the most probable answer."""
+    """Posteriors of one question, each summing to one, and an answer of the most probable parts."""
 
     answer: Answer
     what: dict[str, float]

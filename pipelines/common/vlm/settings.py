@@ -17,7 +17,7 @@ class TinySettings(Settings):
 
     image: int = 84  # pixels a side that the model sees
     patch: int = 21  # 4×4 patches, 4 tokens a pair: as few as a clip can do with on a CPU
-    hidden: int = Field(default=128, multiple_of=4)
+    hidden: int = Field(default=128, multiple_of=32)  # as 4 bits on a CPU ask
     layers: int = 4
     heads: int = 4
     vision_hidden: int = 128

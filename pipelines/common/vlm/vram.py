@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLConfig
 
+from pipelines.common.console import run
 from pipelines.common.errors import SetupError
 from pipelines.common.vlm.load import KEEP_WHOLE
 from pipelines.common.vlm.lora import put_lora
@@ -240,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

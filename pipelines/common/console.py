@@ -9,8 +9,8 @@ from pipelines.common.errors import DataError
 INTERRUPTED = 130  # what a shell expects of a process that Ctrl-C ended
 
 
-def run(main: Callable[[], int]) -> NoReturn:
-    """Runs `main` and exits with the code that it returns; 1 and a sentence on a DataError."""
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Runs `main` and exits with the code that it returns, 0 for none; 1 and a sentence on a DataError."""
     sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]: lines come as they are made
     try:
         sys.exit(main())
