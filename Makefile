@@ -23,13 +23,16 @@ export MPLCONFIGDIR := $(abspath .venv/matplotlib)
 READY := .venv/.ready
 HOME_READY := $(DAGSTER_HOME)/dagster.yaml
 
-.PHONY: help demo test dev serve stale refresh bench lint
+.PHONY: help demo data test dev serve stale refresh bench lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) $(HOME_READY) ## the whole chain on simulated data, ending with the table of figures
 	@$(BIN)/python -m assets.openpack.demo
+
+data: $(READY) $(HOME_READY) ## everything up to shards for the source and view that the variables name
+	@$(BIN)/python -m assets.openpack.data
 
 test: $(READY) ## the whole test suite
 	$(BIN)/python -m pytest

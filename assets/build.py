@@ -57,7 +57,7 @@ def build(
         "trainer": Trainer(),
         **(resource_overrides or {}),
     }
-    source = resources["source"].open(settings.simulation)
+    source = resources["source"].open(settings)
     names = source.users()
     if len(names) > MOST_USERS:
         cure = f"Take at most {MOST_USERS} at a time."

@@ -6,7 +6,7 @@ fails holds up neither the other users nor anything that does not need them.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import dagster as dg
 
@@ -21,16 +21,19 @@ from resources.home import open_instance
 Say = Callable[[str], None]
 
 
-def refresh(project: Project, instance: dg.DagsterInstance, say: Say = print) -> Plan:
+def refresh(
+    project: Project, instance: dg.DagsterInstance, say: Say = print, only: Collection[str] | None = None
+) -> Plan:
     """Runs what is stale, once each, until nothing more can run; returns the plan that is left.
 
-    That plan is empty unless something failed; `explain` says what. A failure is printed and raises nothing. SetupError
-    while another refresh works in the same DATA_DIR.
+    `only` are names of assets that may run; without it all may. The plan that is left is empty unless something failed
+    or was not to run; `explain` says what. A failure is printed and raises nothing. SetupError while another refresh
+    works in the same DATA_DIR.
     """
     with only_one(project.data_dir / ".refresh.lock", waiting=None):
         tried: set[Target] = set()
         plan = current_plan(project, instance)
-        while targets := _next_run(plan, tried):
+        while targets := _next_run(plan, tried, only):
             _run(project, instance, targets, say)
             tried |= set(targets)
             plan = Plan(project.defs, instance, project.data_dir)
@@ -46,7 +49,7 @@ def explain(plan: Plan) -> list[str]:
     return lines
 
 
-def _next_run(plan: Plan, tried: set[Target]) -> list[Target]:
+def _next_run(plan: Plan, tried: set[Target], only: Collection[str] | None) -> list[Target]:
     """The next targets to run together: all of one partition that are sure to run now. Empty at the end.
 
     A target that follows on one of the run joins it if it is stale itself. One that is fresh may well stay so, and what
@@ -59,11 +62,15 @@ def _next_run(plan: Plan, tried: set[Target]) -> list[Target]:
         if target not in plan.stale:
             if not upstream.isdisjoint(unsettled | set(chosen)):
                 unsettled.add(target)
-        elif target not in tried and upstream.isdisjoint(unsettled) and _joins(target, chosen):
+        elif _may_run(target, tried, only) and upstream.isdisjoint(unsettled) and _joins(target, chosen):
             chosen.append(target)
         else:
             unsettled.add(target)
     return chosen
+
+
+def _may_run(target: Target, tried: set[Target], only: Collection[str] | None) -> bool:
+    return target not in tried and (only is None or target.asset.to_user_string() in only)
 
 
 def _joins(target: Target, chosen: list[Target]) -> bool:
@@ -88,12 +95,17 @@ def _run(project: Project, instance: dg.DagsterInstance, targets: list[Target], 
 
 
 def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
-    """What went wrong or was set aside, without the traceback, which stands in the run's log in Dagster's UI."""
+    """What went wrong, without the traceback, which stands in the run's log in Dagster's UI. Warnings are told by the
+    stages' own lines."""
     errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
     causes = [(error.cause or error).message.strip() for error in errors if error]
     if any("DagsterExecutionInterruptedError" in cause for cause in causes):
         raise KeyboardInterrupt  # Dagster has ended the run and what it started; nothing else is to begin
-    checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    checks = [
+        check
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+    ]
     return [
         *(_sentence(cause) for cause in causes if "DagsterAssetCheckFailedError" not in cause),
         *(f"{check.asset_key.to_user_string()}, check {check.check_name}: {check.description}" for check in checks),

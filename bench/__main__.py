@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench import loading, normalising, scoring, sessions
+from bench import loading, normalising, recipe, scoring, sessions
 from pipelines.common.files import write_json
 
 BENCHES = {
     "scoring_vs_naive": scoring.run,
     "normalise_vs_decode": normalising.run,
-    "loader_vs_jpegs": loading.run,
-    "added_session": sessions.run,
+    "shards_vs_brief_recipe": recipe.run,
+    "loader_vs_jpegs": loading.vs_jpegs,
+    "loader_vs_raw_video": loading.vs_raw_video,
+    "cost_of_32_sessions": sessions.flat,
+    "added_session": sessions.added,
 }
 
 

@@ -1,10 +1,20 @@
 """Fixtures that more than one test file needs."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "openpack-sample"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plain_environment() -> Iterator[None]:
+    """Tests say themselves which variables are set; those of the person who runs them change nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("OPENPACK_SOURCE", "OPENPACK_ROOT", "OPENPACK_VIEW", "DATA_DIR", "VLM", "PRESET", "SETTINGS_FILE"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import dagster as dg
 
 from assets.openpack import checks, pages, results
 from pipelines.common.files import digest, write_json
-from pipelines.common.incremental import Item, Record, read_records, run_items
+from pipelines.common.incremental import Item, Record, Told, read_records, run_items, untold
 from pipelines.common.settings import Settings
 from resources.source import SourceResource
 from resources.trainer import Trainer
@@ -36,7 +36,7 @@ class World:
     def fingerprint(self, user: str) -> str:
         return digest(self.sessions[user])
 
-    def fetch(self, user: str, out: Path, workers: int | None = None) -> list[Record]:
+    def fetch(self, user: str, out: Path, workers: int | None = None, progress: Told = untold) -> list[Record]:
         items = [Item(name, {"content": text}, text) for name, text in self.sessions[user].items()]
         return self._stage("raw_session", user, items, out, "1", lambda text: text)
 
@@ -99,7 +99,7 @@ def install(world: World, monkeypatch) -> dict[str, dg.ConfigurableResource]:
     """Puts the fakes in the place of the stages, which assets import when they run; returns resource overrides."""
 
     class FakeSource(SourceResource):
-        def open(self, simulation):
+        def open(self, settings):
             return world
 
     class FakeTrainer(Trainer):

@@ -110,7 +110,8 @@ def test_times_with_and_without_fraction_and_rows_in_any_order(table):
         (edit(3, "11:25:44+", "11:25:43.900+"), 3, "starts 100 ms before row 2 ends"),
         (edit(3, ",x;y", ""), 3, "8 cells where the header has 9"),
         (edit(1, "start", "begin"), 1, "column start is missing"),
-        (["unixtime,user,session,box,id", "1648531522000,U0209,S0500,1,100"], 1, "start, end is missing"),
+        (["user,session,box,id", "U0209,S0500,1,100"], 1, "start, end is missing"),
+        (["unixtime,user,session,box,label", "1648531522000,U0209,S0500,1,100"], 1, "operation is missing"),
     ],
 )
 def test_a_bad_row_is_named_with_its_cure(table, lines, row, words):
@@ -126,12 +127,12 @@ def test_a_bad_file_is_named_with_its_cure(tmp_path, table):
         "missing": tmp_path / "nowhere.csv",
         "empty": tmp_path / "empty.csv",
         "not a readable CSV": tmp_path / "binary.csv",
-        "a header and no operation": tmp_path / "header.csv",
+        "no row below its header": tmp_path / "header.csv",
         "more than one session": table(*edit(3, "S0100", "S0200")),
     }
     bad["empty"].write_text("\n")
     bad["not a readable CSV"].write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
-    bad["a header and no operation"].write_text(LINES[0] + "\n")
+    bad["no row below its header"].write_text(LINES[0] + "\n")
     for words, path in bad.items():
         with pytest.raises(DataError, match=words) as caught:
             read_operations(path)
@@ -160,6 +161,8 @@ def test_gaps_become_null_and_slits_are_closed(tmp_path):
         Segment(300, 2000 + GAP_MS, 3000, 1),  # after a gap
         Segment(NULL_ID, 5000, 6000, 1),  # a gap before an annotated Null: one pause, not two
         Segment(400, 8000, 9000, 2),
+        Segment(NULL_ID, 9000, 9100, 2),
+        Segment(NULL_ID, 9700, 9800, 2),
     ]
     write_operations(tmp_path / "S0100.csv", "U0101", "S0100", rows)
     assert read_operations(tmp_path / "S0100.csv").segments == (
@@ -169,6 +172,7 @@ def test_gaps_become_null_and_slits_are_closed(tmp_path):
         Segment(300, 2500, 3000, 1),
         Segment(NULL_ID, 3000, 8000, 1),
         Segment(400, 8000, 9000, 2),
+        Segment(NULL_ID, 9000, 9800, 2),
     )
 
 

@@ -108,7 +108,9 @@ def test_workspace_and_instance_files_say_what_the_project_needs() -> None:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"OPENPACK_SOURCE": "cloud"}, "OPENPACK_SOURCE=cloud is unknown. Set it to simulated or local."),
+        ({"OPENPACK_SOURCE": "cloud"}, "OPENPACK_SOURCE=cloud is unknown. Set it to simulated, local, zenodo"),
+        ({"OPENPACK_SOURCE": "recordings"}, "OPENPACK_SOURCE=recordings needs OPENPACK_ROOT"),
+        ({"OPENPACK_SOURCE": "zenodo", "OPENPACK_VIEW": "rgb"}, "OPENPACK_SOURCE=zenodo has no view rgb"),
         ({"OPENPACK_SOURCE": "local"}, "OPENPACK_SOURCE=local needs OPENPACK_ROOT"),
         ({"OPENPACK_VIEW": "lidar"}, "OPENPACK_VIEW=lidar is unknown"),
         ({"OPENPACK_SOURCE": "local", "OPENPACK_ROOT": "/nowhere"}, "/nowhere: no user's folder is here"),

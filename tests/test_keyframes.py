@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.common.errors import DataError
-from pipelines.common.keyframes import KeyframeSettings, Method, Signal, SignalSettings, choose, measure
+from pipelines.common.keyframes import KeyframeSettings, Meter, Method, Signal, SignalSettings, choose, measure
 
 METHODS = get_args(Method)
 SIZE = 64  # pixels a side: 8×8 cells of 4×4 looked-at pixels
@@ -31,7 +31,7 @@ def film(*stretches: tuple[int, int]) -> np.ndarray:
 
 
 def signal_of(frames: np.ndarray, repeated: np.ndarray | None = None) -> Signal:
-    return measure([frames], np.zeros(len(frames), bool) if repeated is None else repeated)
+    return measure(frames, np.zeros(len(frames), bool) if repeated is None else repeated)
 
 
 def random_signal(seed: int, n: int, repeat_share: float) -> Signal:
@@ -61,17 +61,23 @@ def test_motion_is_the_grey_difference_to_the_frame_before():
     assert motion[1:, 1:].max() == 0
 
 
-def test_measuring_in_batches_changes_nothing():
+@pytest.mark.parametrize("start", [0, 4, 13])  # a fresh frame, a repeated one, one whose next is repeated
+def test_a_part_of_a_film_is_measured_as_if_it_stood_alone(start: int):
     frames, repeated = film((1, 20), (2, 13)), np.arange(33) % 5 == 4
-    whole = measure([frames], repeated)
-    parts = measure((frames[i : i + 7] for i in range(0, 33, 7)), repeated)
+    frames[repeated] = frames[np.flatnonzero(repeated) - 1]
+    meter = Meter()
+    for frame, again in zip(frames, repeated, strict=True):
+        meter.again() if again else meter.add(frame)
+    shown = ~repeated[start:30]
+    shown[0] = True
+    part, alone = meter.signal(start, 30), measure(frames[start:30][shown], repeated[start:30])
     for name in ("entropy", "motion", "fresh"):
-        np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
+        np.testing.assert_array_equal(getattr(part, name), getattr(alone, name))
 
 
 def test_a_repeated_frame_takes_over_the_values_before_it():
     frames = film((1, 2), (2, 2))
-    signal = measure([frames], np.array([True, False, True, False]))  # the third frame is in truth another picture
+    signal = measure(frames[[0, 1, 3]], np.array([True, False, True, False]))  # the third would be another picture
     assert signal.fresh.tolist() == [True, True, False, True]  # nothing comes before the first
     np.testing.assert_array_equal(signal.entropy[2], signal.entropy[1])
     np.testing.assert_array_equal(signal.motion[2], signal.motion[1])
@@ -79,8 +85,10 @@ def test_a_repeated_frame_takes_over_the_values_before_it():
 
 
 def test_as_many_flags_as_frames_are_needed():
-    with pytest.raises(ValueError, match="33 frames, but 34 flags"):
+    with pytest.raises(ValueError, match="frame 33 of 34 is missing"):
         signal_of(film((1, 33)), np.zeros(34, bool))
+    with pytest.raises(ValueError, match="more frames than the 32 flags"):
+        signal_of(film((1, 33)), np.zeros(32, bool))
 
 
 @pytest.mark.parametrize("changes", [(30, 62, 100), (11, 50, 61), (5, 10, 120)])
@@ -148,7 +156,7 @@ def test_frames_that_the_rate_change_repeated_are_skipped():
     pictures = np.stack([picture(7)] * 75)
     pictures[np.arange(75), :, :, :] += (np.arange(75) % 3).astype(np.uint8)[:, None, None, None]
     for method in METHODS:
-        keyframes = choose(signal_of(pictures[source], repeated), KeyframeSettings(method=method))
+        keyframes = choose(signal_of(pictures, repeated), KeyframeSettings(method=method))
         for first, second in keyframes.pairs:
             assert source[second] == source[first] + 1
             assert second - first <= 2
@@ -174,4 +182,4 @@ def test_too_few_frames_is_an_error_with_its_cure():
 
 def test_a_grid_that_does_not_divide_the_picture_crops_it():
     frames = film((1, 3))[:, :61, :59]
-    assert measure([frames], np.zeros(3, bool), SignalSettings(grid=4)).entropy.shape == (3, 16)
+    assert measure(frames, np.zeros(3, bool), SignalSettings(grid=4)).entropy.shape == (3, 16)

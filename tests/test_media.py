@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from media_samples import make_source, numbered, read_numbers, run_ffmpeg
 
 from pipelines.common.errors import DataError, SetupError
-from pipelines.common.media import VideoReader, VideoWriter, hold_mapping, packet_times, transcode
+from pipelines.common.frame_times import hold_mapping
+from pipelines.common.media import VideoReader, VideoWriter, packet_times, transcode
 
-ENCODING = {"fps": 25, "size": 112, "crf": 20, "preset": "ultrafast", "gop": 25, "threads": 1}
+ENCODING = {"fps": 25, "size": 112, "crf": 20, "preset": "ultrafast", "gop": 25, "threads": 1, "tolerance_s": 0.0}
 
 
 def all_numbers(path: Path) -> list[int]:

@@ -216,7 +216,7 @@ def test_a_keypoint_entry_of_the_wrong_form_is_named(root, out):
 
 def test_several_persons_in_a_frame_are_one_frame(root):
     path = write_keypoints(root, [START + 67, START, START])
-    frames = release.read_keypoints(path)
+    frames = release.read_keypoints(path).frames
     assert [(time, joints.shape) for time, joints in frames] == [(START, (2, 17, 3)), (START + 67, (1, 17, 3))]
 
 

@@ -37,7 +37,8 @@ def video_faults(raw: Path, folder: Path, settings: NormaliseSettings) -> list[s
     if len(shown) != len(times):
         faults.append(f"the video has {len(times)} frames and its table {len(shown)}")
     stream = read_session(raw).stream
-    source_ms = np.asarray(frame_times(raw / stream.path, stream.kind))
+    place, film = raw / stream.path, stream.kind == "video"
+    source_ms = packet_times(place) * 1000 if film else np.asarray(frame_times(place, stream.kind))
     lasting = np.flatnonzero(np.diff(source_ms) >= 1000 / settings.fps + _ROUNDING_MS)
     lost = np.setdiff1d(lasting, shown)
     if len(lost):

@@ -4,13 +4,11 @@ By user and not by session, because Dagster stops looking at 100 upstream partit
 stages keep a record a session, so that one new session still costs one session's work.
 """
 
-from collections.abc import Callable
-
 import dagster as dg
 
 from assets.openpack import pages
 from assets.openpack.versions import GROUP, code_version
-from pipelines.common.incremental import Record
+from pipelines.common.incremental import Record, Told
 from pipelines.openpack.settings import AllSettings
 from resources.paths import Paths
 from resources.source import SourceResource
@@ -31,7 +29,7 @@ def _release(settings: AllSettings, users: Users) -> dg.SourceAsset:
     @dg.observable_source_asset(partitions_def=users, group_name=GROUP)
     def release(source: SourceResource) -> dg.DataVersionsByPartition:
         """What the source holds of each user. Observing it is how a changed file becomes known."""
-        opened = source.open(settings.simulation)
+        opened = source.open(settings)
         return dg.DataVersionsByPartition({user: opened.fingerprint(user) for user in users.get_partition_keys()})
 
     return release
@@ -43,7 +41,7 @@ def _raw_session(settings: AllSettings, users: Users) -> dg.AssetsDefinition:
         """Annotations and one visual stream of every session of a user, found and checked."""
         user = context.partition_key
         out = paths.user("raw_session", user)
-        records = source.open(settings.simulation).fetch(user, out)
+        records = source.open(settings).fetch(user, out, progress=teller(context))
         return pages.sessions("raw_session", paths, user, records, pages.timeline(records, out))
 
     return raw_session
@@ -82,12 +80,12 @@ def _clips(settings: AllSettings, users: Users) -> dg.AssetsDefinition:
     return clips
 
 
-def teller(context: dg.AssetExecutionContext) -> Callable[[Record, bool], None]:
-    """A line a computed session; sessions that were up to date are passed over in silence."""
+def teller(context: dg.AssetExecutionContext) -> Told:
+    """A line a computed session; one that was up to date, or set aside by a stage before, is passed over in silence."""
     stage, user = context.asset_key.to_user_string(), context.partition_key
 
     def tell(record: Record, computed: bool) -> None:
-        if computed:
+        if computed and "set_aside" not in record.inputs:
             context.log.info(f"{stage} {user} {record.name}: {record.reason or f'{record.seconds:.1f} s'}")
 
     return tell

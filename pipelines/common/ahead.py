@@ -8,6 +8,8 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from pipelines.common.orphans import end_with_parent
+
 T = TypeVar("T")
 
 _make: Callable[[int], object] | None = None
@@ -40,6 +42,7 @@ class Ahead(Generic[T]):
 
 def _start(maker: Callable[[], Callable[[int], object]]) -> None:
     global _make
+    end_with_parent()
     _make = maker()
 
 

@@ -18,6 +18,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from pipelines.common.errors import DataError, SetupError
+from pipelines.common.orphans import bound_to_caller
 
 _LINE = re.compile(r"((?:\[[^\]]+ @ 0x[0-9a-f]+\] )*)\[(\w+)\] (.*)")  # who speaks, how bad, what
 _DECODED = re.compile(r"Input stream .* (\d+) frames decoded; \d+ decode errors")
@@ -53,7 +54,7 @@ class FfmpegProcess:
         quiet = ("-nostdin", "-nostats", "-hide_banner", "-loglevel", "repeat+level+verbose")
         # slices of a picture this small cost more than they save; decoding, scaling and coding run side by side anyway
         output = output.global_args(*quiet, "-filter_complex_threads", "1")
-        self._command: list[str] = output.compile(cmd=ffmpeg_exe(), overwrite_output=True)
+        self._command = bound_to_caller(output.compile(cmd=ffmpeg_exe(), overwrite_output=True))
         self._source = source
         self.first_complaint: str | None = None
         self.frames_decoded = 0  # of the source, known after the end

@@ -7,55 +7,88 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+from pipelines.common.disk import told_when_full
 from pipelines.common.errors import DataError
 
 DIGEST_LENGTH = 16  # hexadecimal digits kept of a SHA-256: 64 bits, ample for thousands of files
+_RANDOM = "?" * 8  # what tempfile puts into a name
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path`; on success it replaces `path` in one step, on an error nothing stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=f".part{path.suffix}")
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        part.chmod(0o644)  # mkstemp makes it private; what a stage wrote is for others to read
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Yields a path beside `path`; on success it replaces `path` in one step, on an error nothing stays.
+
+    What a killed process left of `path` goes first, so only one process at a time may write a path. SetupError where
+    the disk is full.
+    """
+    with told_when_full(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(path.parent.glob(f".{escape(path.stem)}.{_RANDOM}.part{escape(path.suffix)}"))
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=f".part{path.suffix}")
+        os.close(handle)
+        part = Path(name)
+        try:
+            yield part
+            part.chmod(0o644)  # mkstemp makes it private; what a stage wrote is for others to read
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path`; on success it takes the place of `path`, on an error it goes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.part-"))
-    try:
-        yield part
-        part.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.part-"))
-            path.replace(old / path.name)
+    """Yields an empty folder beside `path`; on success it takes the place of `path`, on an error it goes.
+
+    What a killed process left of `path` goes first, so only one process at a time may write a path. SetupError where
+    the disk is full.
+    """
+    with told_when_full(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(path.parent.glob(f".{escape(path.name)}.part-{_RANDOM}"))
+        part = _beside(path)
+        try:
+            yield part
+            part.chmod(0o755)
+            old = _moved_aside(path) if path.exists() else None
             part.replace(path)
-            shutil.rmtree(old)
-        else:
-            part.replace(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            if old:
+                shutil.rmtree(old)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Deletes the folder `path`, if there is one, so that half of it is never found there, not even after a kill."""
+    _remove(path.parent.glob(f".{escape(path.name)}.part-{_RANDOM}"))
+    if path.exists():
+        shutil.rmtree(_moved_aside(path))
 
 
 def remove_leftovers(folder: Path) -> None:
     """Deletes what a killed process left beside its goal. Call it only where no other process is writing."""
-    if folder.is_dir():
-        for part in folder.glob(".*.part*"):
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
+    _remove(folder.glob(".*.part*"))
+
+
+def _remove(leftovers: Iterable[Path]) -> None:
+    for part in leftovers:
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
+def _beside(path: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.part-"))
+
+
+def _moved_aside(path: Path) -> Path:
+    """The folder beside `path` into which it went, to be deleted."""
+    old = _beside(path)
+    path.replace(old / path.name)
+    return old
 
 
 def digest(data: Any) -> str:

@@ -9,10 +9,9 @@ record with status `set_aside`, the reason and no files.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
@@ -20,7 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.common.errors import DataError, SetupError
-from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, remove_leftovers, write_json
+from pipelines.common.files import (
+    atomic_folder,
+    digest,
+    folder_digests,
+    read_json,
+    remove_folder,
+    remove_leftovers,
+    write_json,
+)
+from pipelines.common.orphans import end_with_parent
 
 RECORD = "record.json"
 
@@ -57,6 +65,11 @@ class Record:
 
 
 Work = Callable[[Any, Path], dict[str, Any]]
+Told = Callable[[Record, bool], None]  # called once an item: its record, and whether it was computed now
+
+
+def untold(record: Record, computed: bool) -> None:
+    """The `Told` of those who want to hear nothing."""
 
 
 def run_items(
@@ -66,14 +79,14 @@ def run_items(
     recipe: str,
     *,
     workers: int | None = None,
-    progress: Callable[[Record, bool], None] = lambda record, fresh: None,
+    progress: Told = untold,
 ) -> list[Record]:
     """Brings `<out>/<item>/` up to date for exactly these items and returns their records in order.
 
     `work(payload, folder)` writes into an empty `folder` and returns the summary; it must be importable, since it runs
     in a spawned process (decoders are not fork-safe). A `DataError` sets the item aside; any other error, and
-    `SetupError`, stops the run. Folders of items that are no longer named are removed. `progress(record, computed)`
-    is called once an item.
+    `SetupError` as of a full disk, stops the run, once the items that are being worked on are done. Folders of items
+    that are no longer named are removed. `progress(record, computed)` is called once an item.
     """
     items = list(items)
     out.mkdir(parents=True, exist_ok=True)
@@ -128,14 +141,27 @@ def _compute(todo: list[Item], work: Work, out: Path, recipe: str, workers: int)
         cure = "Look for a killed or starved process (memory?), then run again: what is done stays done."
         raise SetupError("a worker process died", file=out, cure=cure) from None
     finally:
-        for future in futures:
-            future.cancel()
+        wait([future for future in futures if not future.cancel()])  # the next call must meet no one who still writes
 
 
 @lru_cache(maxsize=1)
 def _pool(workers: int) -> ProcessPoolExecutor:
     """Kept from call to call: starting workers and importing in them costs seconds, and stages are many."""
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    end_with_parent()
+    _one_thread()
+
+
+def _one_thread() -> None:
+    """A worker a core leaves no core for numpy's own threads, which wait for each other in a busy loop: with them
+    cutting clips took more than twice as long."""
+    import numpy as np  # noqa: F401 - only what is loaded can be limited
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
 
 
 def _one(item: Item, work: Work, out: Path, recipe: str) -> Record:
@@ -161,4 +187,4 @@ def _one(item: Item, work: Work, out: Path, recipe: str) -> Record:
 def _remove_others(out: Path, names: set[str]) -> None:
     for folder in out.iterdir():
         if folder.is_dir() and folder.name not in names and (folder / RECORD).is_file():
-            shutil.rmtree(folder)
+            remove_folder(folder)

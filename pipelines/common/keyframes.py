@@ -62,9 +62,6 @@ class Signal:
     def __len__(self) -> int:
         return len(self.fresh)
 
-    def __getitem__(self, part: slice) -> Signal:
-        return Signal(self.entropy[part], self.motion[part], self.fresh[part])
-
 
 @dataclass(frozen=True)
 class Keyframes:
@@ -82,30 +79,61 @@ class Keyframes:
         return tuple(frame for pair in self.pairs for frame in pair)
 
 
-def measure(batches: Iterable[np.ndarray], repeated: np.ndarray, settings: SignalSettings | None = None) -> Signal:
-    """Features of a stretch given as batches of uint8 (b, h, w, 3) frames, in order; memory holds one batch.
+class Meter:
+    """Measures frames one after the other; holds a few hundred numbers a frame and no picture but the last."""
 
-    `repeated` is bool (n,): such a frame takes over the values of the frame before it without being looked at again.
+    def __init__(self, settings: SignalSettings | None = None) -> None:
+        self._settings = settings or SignalSettings()
+        self._entropy: list[np.ndarray] = []
+        self._motion: list[np.ndarray] = []
+        self._fresh: list[bool] = []
+        self._before: np.ndarray | None = None
+
+    def add(self, frame: np.ndarray) -> None:
+        """The next frame, uint8 (h, w, 3)."""
+        step = self._settings.step
+        # green carries most of the luminance; a copy, since the frame may be part of a batch that nobody else needs
+        grey = np.ascontiguousarray(frame[::step, ::step, 1])
+        self._entropy.append(_cell_entropy(grey, self._settings))
+        self._motion.append(_cell_motion(grey, grey if self._before is None else self._before, self._settings))
+        self._fresh.append(True)
+        self._before = grey
+
+    def again(self) -> None:
+        """The next frame repeats the one before it, whose values it takes over."""
+        self._entropy.append(self._entropy[-1])
+        self._motion.append(self._motion[-1])
+        self._fresh.append(False)
+
+    def signal(self, start: int, end: int) -> Signal:
+        """Frames [start, end), as if nothing came before them.
+
+        So a clip that is cut out of a session and the same five seconds sent to a service show the same frames.
+        """
+        entropy, motion = (np.array(values[start:end], np.float32) for values in (self._entropy, self._motion))
+        fresh = np.array(self._fresh[start:end], bool)
+        fresh[:1] = True
+        still = 1 + int(np.argmax(np.append(fresh[1:], True)))  # the first picture and its repeats: moved from nothing
+        motion[:still] = 0
+        return Signal(entropy, motion, fresh)
+
+
+def measure(frames: Iterable[np.ndarray], repeated: np.ndarray, settings: SignalSettings | None = None) -> Signal:
+    """Features of a stretch: `repeated` bool (n,) says of each frame but the first if it shows the one before it.
+
+    `frames` are the others in order, uint8 (h, w, 3). ValueError unless there are as many as flags ask for.
     """
-    settings = settings or SignalSettings()
-    entropy, motion, before, index = [], [], None, 0
-    for batch in batches:
-        for frame in batch:
-            if before is not None and repeated[index]:
-                entropy.append(entropy[-1])
-                motion.append(motion[-1])
-            else:
-                grey = frame[:: settings.step, :: settings.step, 1]  # green carries most of the luminance
-                entropy.append(_cell_entropy(grey, settings))
-                motion.append(_cell_motion(grey, grey if before is None else before, settings))
-                before = grey
-            index += 1
-    if index != len(repeated):
-        raise ValueError(f"{index} frames, but {len(repeated)} flags")
-    fresh = ~repeated
-    if index:
-        fresh[0] = True
-    return Signal(np.array(entropy, np.float32), np.array(motion, np.float32), fresh)
+    meter, pictures = Meter(settings), iter(frames)
+    for number, again in enumerate(repeated.tolist()):
+        if again and number:
+            meter.again()
+        elif (frame := next(pictures, None)) is not None:
+            meter.add(frame)
+        else:
+            raise ValueError(f"frame {number} of {len(repeated)} is missing")
+    if next(pictures, None) is not None:
+        raise ValueError(f"more frames than the {len(repeated)} flags ask for")
+    return meter.signal(0, len(repeated))
 
 
 def choose(signal: Signal, settings: KeyframeSettings) -> Keyframes:

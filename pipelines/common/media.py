@@ -1,11 +1,8 @@
-"""Videos in and out, and the arithmetic of frame times.
+"""Videos in and out.
 
 Belongs here: reading a video's frame times, bringing it to one rate and size, writing frames as H.264, reading them
-back; all that is asked of ffmpeg or of a decoder. How ffmpeg is run (`ffmpeg_process`), what a frame shows (a camera's
-picture, a depth map, a skeleton) and what a session is do not.
-
-The rule of the frame rate, everywhere: output frame n shows the last source frame whose time is at most n / fps, and
-time zero is the first source frame.
+back; all that is asked of ffmpeg or of a decoder. How ffmpeg is run (`ffmpeg_process`), which frame is shown when
+(`frame_times`), what a frame shows (a camera's picture, a depth map, a skeleton) and what a session is do not.
 """
 
 from __future__ import annotations
@@ -21,11 +18,11 @@ import numpy as np
 
 from pipelines.common.errors import DataError
 from pipelines.common.ffmpeg_process import FfmpegProcess, file_input
+from pipelines.common.frame_times import check_shown, hold_mapping
 
 _NO_TIME = -(2**63)  # ffmpeg's mark of a packet without a presentation time
 _DISCARD = 4  # flag of a packet that the container itself keeps from view (an edit list cuts it off)
 _AHEAD = 256  # frames after which decord's are dropped: 87 MB at 336×336
-_SAME = 1e-6  # of an output frame: float seconds this close after its time still count as its time
 _MEND = "Check that it plays to its end, or write it anew: ffmpeg -i <this file> new.mp4"
 
 
@@ -51,34 +48,39 @@ def packet_times(path: Path) -> np.ndarray:
     return (ticks - ticks[0]) * float(unit)
 
 
-def hold_mapping(times_s: np.ndarray, fps: float) -> np.ndarray:
-    """Which source frame each output frame shows: int64 (m,), never falling, values 0 to n - 1.
+def count_video_streams(path: Path) -> int:
+    """How many video streams a file holds, covers not counted; the first of them is the one that is read.
 
-    `times_s` (n,) are the source frames' times in seconds, strictly increasing (ValueError); the first is time zero.
-    The last frame is held for as long as frames of this source usually are (the median), so 75 frames at 15 a second
-    are 5 s and give 125 at 25. A source faster than `fps` loses the frames between (and perhaps its last one); a
-    slower one repeats frames.
+    DataError for a file that is missing, empty or no video.
     """
-    times = np.asarray(times_s, dtype=np.float64)
-    steps = np.diff(times)
-    if not len(times) or (steps <= 0).any():
-        raise ValueError("times must increase strictly, and one at least is needed")
-    usual = float(np.median(steps)) if len(steps) else 1 / fps
-    first_shown = np.ceil((times - times[0]) * fps - _SAME).astype(np.int64)
-    end = int(np.ceil((times[-1] - times[0] + usual) * fps - _SAME))
-    return np.searchsorted(first_shown, np.arange(end), side="right") - 1
+    copied = file_input(t=0)["V"].output("pipe:", format="framecrc", codec="copy")  # one header a stream
+    with FfmpegProcess(copied, path) as process:
+        count = sum(line.startswith("#media_type") for line in process.lines())
+    if not count:
+        raise DataError(f"not a readable video ({process.first_complaint})", file=path, cure=_MEND)
+    return count
 
 
 def transcode(
-    source: Path, out: Path, times_s: np.ndarray, *, fps: int, size: int, crf: int, preset: str, gop: int, threads: int
+    source: Path,
+    out: Path,
+    times_s: np.ndarray,
+    *,
+    fps: int,
+    size: int,
+    tolerance_s: float,
+    crf: int,
+    preset: str,
+    gop: int,
+    threads: int,
 ) -> np.ndarray:
-    """Writes a video's first stream as H.264 with `fps` frames a second of size×size pixels; returns its mapping.
+    """Writes a video's first stream as H.264 with `fps` frames a second of size×size pixels.
 
-    `times_s` are the `packet_times` of `source`, the mapping is their `hold_mapping`. The picture is turned as its
-    rotation flag says, then stretched; audio is left out. One ffmpeg decodes, scales and encodes frame by frame, so
-    memory does not grow with length; equal input gives equal bytes. ffmpeg tells for each frame that it writes which
-    source frame it is: DataError, and no `out`, unless every frame was decoded without complaint and those written
-    are the mapping's. SetupError where it cannot write.
+    Returns which source frame each frame shows, int64 (m,), as ffmpeg told it for every frame that it wrote. `times_s`
+    are the `packet_times` of `source`. The picture is turned as its rotation flag says, then stretched; audio is left
+    out. One ffmpeg decodes, scales and encodes frame by frame, so memory does not grow with length; equal input gives
+    equal bytes. DataError, and no `out`, unless every frame was decoded without complaint and each is shown by the rule
+    of `frame_times` to `tolerance_s` seconds. SetupError where it cannot write.
     """
     mapping = hold_mapping(times_s, fps)
     timing = ("fps", {"fps": fps, "round": "up", "start_time": 0})
@@ -97,8 +99,9 @@ def transcode(
         with FfmpegProcess(output, source) as process:
             shown = np.fromiter((int(line) for line in process.lines()), dtype=np.int64)
         process.check_written(out)
-        _check_shown(process, source, len(times_s), shown, mapping)
-    return mapping
+        _check_decoded(process, source, len(times_s))
+        check_shown(shown, times_s, fps, tolerance_s, source)
+    return shown
 
 
 class VideoWriter:
@@ -190,14 +193,19 @@ class VideoReader:
             where, what = f"frames {numbers[0]} to {numbers[-1]}", str(error).splitlines()[0]
             raise DataError(f"cannot be decoded ({what})", file=self._path, where=where, cure=_MEND) from None
 
-    def batches(self, size: int) -> Iterator[np.ndarray]:
-        """All frames in order, `size` at a time (the last batch may be smaller), each as `frames` gives them."""
-        for start in range(0, len(self), size):
-            if start // _AHEAD != (start - size) // _AHEAD:
+    def batches(self, size: int, numbers: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """All frames in order, `size` at a time (the last batch may be smaller), each as `frames` gives them.
+
+        With `numbers` (n,), increasing, only those: what is passed over is decoded, but not brought to RGB.
+        """
+        wanted, before = np.arange(len(self)) if numbers is None else numbers, 0
+        for part in (wanted[start : start + size] for start in range(0, len(wanted), size)):
+            if part[0] // _AHEAD != before // _AHEAD:
                 # decord decodes ahead without limit; a seek away and back drops what it has gathered
                 self._reader.seek(0)
-                self._reader.seek_accurate(start)  # plain seek lands on a key frame and counts on from `start`
-            yield self.frames(range(start, min(start + size, len(self))))
+                self._reader.seek_accurate(int(part[0]))  # plain seek lands on a key frame and counts on from there
+            before = part[0]
+            yield self.frames(part)
 
 
 def _h264(crf: int, preset: str, gop: int, threads: int) -> dict[str, Any]:
@@ -223,17 +231,12 @@ def _read_framecrc(lines: Iterable[str]) -> tuple[Fraction, list[tuple[int, int]
     return unit, packets
 
 
-def _check_shown(process: FfmpegProcess, source: Path, n_source: int, shown: np.ndarray, mapping: np.ndarray) -> None:
+def _check_decoded(process: FfmpegProcess, source: Path, n_source: int) -> None:
     if process.first_complaint or process.frames_decoded != n_source:
         what = f"{process.frames_decoded} of {n_source} frames could be decoded"
         if process.first_complaint:
             what += f", and ffmpeg says: {process.first_complaint}"
         raise DataError(what, file=source, cure=_MEND)
-    if not np.array_equal(shown, mapping):
-        n = min(len(shown), len(mapping))
-        wrong = int(np.append(np.flatnonzero(shown[:n] != mapping[:n]), n)[0])
-        what = "the frame that is decoded for this time is not the one that the file's times say"
-        raise DataError(what, file=source, where=f"frame {wrong} at the new rate", cure=_MEND)
 
 
 @contextmanager

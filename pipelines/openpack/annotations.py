@@ -1,27 +1,21 @@
-"""Operation annotations: the release's CSV ↔ a gapless timeline.
+"""Operation annotations: a release's tables ↔ a gapless timeline.
 
-Belongs here: `annotation/openpack-operations/<session>.csv`, its checks, its 1 Hz form, and questions to a timeline.
-Where the file lies (`release`) and what clips make of it (`clips`) do not.
-
-Format: columns `uuid,user,session,box,id,operation,start,end,actions`, one operation a row, times in ISO 8601 with
-offset and with or without a fraction (`2022-03-29 14:25:22.143000+09:00`, `2022-03-29 14:45:32+09:00`). Rows in errors
-are counted as a spreadsheet shows them: the header is row 1.
+Belongs here: `annotation/…/<session>.csv` as a whole, and questions to a timeline. Where a table lies (`release`), what
+one row says (`operation_rows`) and what clips make of it (`clips`) do not.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import uuid
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
-from itertools import pairwise
 from pathlib import Path
 
 from pipelines.common.errors import DataError
-from pipelines.common.files import atomic_file
+from pipelines.openpack.operation_rows import Segment, from_events, from_seconds
+from pipelines.openpack.tables import read_table, write_table
 from pipelines.openpack.taxonomy import NULL_ID, OPENPACK, Taxonomy
 
 COLUMNS = ("uuid", "user", "session", "box", "id", "operation", "start", "end", "actions")
@@ -29,19 +23,9 @@ COLUMNS_1HZ = ("unixtime", "user", "session", "box", "id")
 JAPAN = timezone(timedelta(hours=9))  # the release writes all its times so
 GAP_MS = 500  # real gaps last 2 to 4 s; below half a second two rows were meant to touch
 
-_NEEDED = ("user", "session", "box", "id", "start", "end")
+_EVENTS = ("user", "session", "box", "id", "start", "end")
+_SECONDS = ("user", "session", "box", "unixtime")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DOWNLOAD = "Take the file from the release again."
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One operation over `[start_ms, end_ms)` in unix milliseconds. A filled gap is Null and has no box."""
-
-    op_id: int
-    start_ms: int
-    end_ms: int
-    box: int | None
 
 
 @dataclass(frozen=True)
@@ -100,25 +84,26 @@ class Timeline:
 
 
 def read_operations(path: Path, taxonomy: Taxonomy = OPENPACK) -> Timeline:
-    """Reads and checks one session's operations, whose ids are those of `taxonomy`; rows may come in any order.
+    """Reads and checks one session's operations in either form; their ids or names are those of `taxonomy`.
 
     Gaps of at least `GAP_MS` become Null segments, shorter ones are closed by extending the earlier segment. Raises
-    DataError naming file, row and cure for: a file that is missing, empty, cut short or of another kind; a missing
-    column; two users or sessions in one file; an unknown id, an unreadable number or time; an end that is not after
-    its start; rows that overlap.
+    DataError naming file, row and cure for: what `read_table`, `from_events` and `from_seconds` refuse; a missing
+    column; two users or sessions in one file.
     """
-    rows = _read_rows(path)
-    users = {(cells["user"], cells["session"]) for _, cells in rows}
+    header, rows = read_table(path)
+    seconds = "unixtime" in header
+    missing = [name for name in (_SECONDS if seconds else _EVENTS) if name not in header]
+    if seconds and not {"id", "operation"} & {*header}:
+        missing.append("operation")
+    if missing:
+        cure = f"Give the columns {','.join(COLUMNS)}, or {','.join(COLUMNS_1HZ)} of a table of seconds."
+        raise DataError(f"the column {', '.join(missing)} is missing", file=path, where="row 1", cure=cure)
+    users = {(_long("U", cells["user"]), _long("S", cells["session"])) for _, cells in rows}
     if len(users) > 1:
         raise DataError(f"more than one session in one file: {sorted(users)}", file=path, cure="Split it by session.")
-    numbered = [(number, _segment(path, number, cells, taxonomy)) for number, cells in rows]
-    numbered.sort(key=lambda pair: pair[1].start_ms)
-    for (before, earlier), (number, later) in pairwise(numbered):
-        if later.start_ms < earlier.end_ms:
-            what = f"starts {earlier.end_ms - later.start_ms} ms before row {before} ends"
-            raise DataError(what, file=path, where=f"row {number}", cure="Correct the times so that rows only touch.")
     user, session = users.pop()
-    return Timeline(user, session, _without_gaps([segment for _, segment in numbered]))
+    segments = (from_seconds if seconds else from_events)(path, rows, taxonomy)
+    return Timeline(user, session, _without_gaps(segments))
 
 
 def write_operations(
@@ -136,7 +121,7 @@ def write_operations(
         times = (_EPOCH.astimezone(JAPAN) + timedelta(milliseconds=ms) for ms in (segment.start_ms, segment.end_ms))
         name = taxonomy.by_id(segment.op_id).name
         rows.append([f"op:{uuid.uuid5(uuid.NAMESPACE_URL, key)}", user, session, box, segment.op_id, name, *times, ""])
-    _write_table(path, COLUMNS, rows)
+    write_table(path, COLUMNS, rows)
 
 
 def write_operations_1hz(path: Path, user: str, session: str, segments: Iterable[Segment]) -> None:
@@ -150,74 +135,12 @@ def write_operations_1hz(path: Path, user: str, session: str, segments: Iterable
     for second in range(first, last):
         at = bisect_right(starts, (second + 1) * 1000, key=lambda segment: segment.start_ms) - 1
         rows.append([second * 1000, user, session, starts[at].box, starts[at].op_id])
-    _write_table(path, COLUMNS_1HZ, rows)
+    write_table(path, COLUMNS_1HZ, rows)
 
 
-def parse_ms(text: str) -> int:
-    """Unix milliseconds of an ISO 8601 time with its offset; ValueError for other text or a time without offset."""
-    time = datetime.fromisoformat(text)
-    if time.tzinfo is None:
-        raise ValueError(f"{text!r} lacks its offset from UTC")
-    return (time - _EPOCH) // timedelta(milliseconds=1)
-
-
-def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with atomic_file(path) as part, part.open("w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([header, *rows])
-
-
-def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Row numbers and cells by column name, complete but unread."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError("the annotation file is missing", file=path, cure=_DOWNLOAD) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"not a readable CSV file ({error})", file=path, cure=_DOWNLOAD) from None
-    if not text.strip():
-        raise DataError("the annotation file is empty", file=path, cure=_DOWNLOAD)
-    reader = csv.reader(io.StringIO(text, newline=""))
-    try:
-        table = [(reader.line_num, cells) for cells in reader if cells]
-    except csv.Error as error:
-        where = f"row {reader.line_num}"
-        raise DataError(f"not a readable CSV file ({error})", file=path, where=where, cure=_DOWNLOAD) from None
-    header, rows = table[0][1], table[1:]
-    missing = [name for name in _NEEDED if name not in header]
-    if missing:
-        cure = f"It must be `openpack-operations` of release v1.0.0 or later, columns {','.join(COLUMNS)}."
-        raise DataError(f"the column {', '.join(missing)} is missing", file=path, where="row 1", cure=cure)
-    if not rows:
-        raise DataError("the file holds a header and no operation", file=path, cure=_DOWNLOAD)
-    for number, cells in rows:
-        if len(cells) != len(header):
-            what = f"{len(cells)} cells where the header has {len(header)}: cut short or damaged"
-            raise DataError(what, file=path, where=f"row {number}", cure=_DOWNLOAD)
-    if not text.endswith("\n"):
-        where = f"row {rows[-1][0]}"
-        cure = f"{_DOWNLOAD} If it is whole, end it with a line break."
-        raise DataError("the last row does not end: the file is cut short", file=path, where=where, cure=cure)
-    return [(number, dict(zip(header, cells, strict=True))) for number, cells in rows]
-
-
-def _segment(path: Path, number: int, cells: dict[str, str], taxonomy: Taxonomy) -> Segment:
-    """One row as a segment, everything in it checked that can be checked alone."""
-    where = f"row {number}"
-    try:
-        operation = taxonomy.by_id(int(cells["id"]))
-        box = float(cells["box"]) if cells["box"] else None  # a CSV library writes 1.0 once a column has a blank
-        if box is not None and not box.is_integer():
-            raise ValueError(f"the box {cells['box']!r} is no whole number")
-        start_ms, end_ms = parse_ms(cells["start"]), parse_ms(cells["end"])
-    except DataError as error:
-        raise DataError(error.what, file=path, where=where, cure=error.cure) from None
-    except ValueError as error:
-        cure = "Correct the cell; times look like 2022-03-29 14:25:22.143000+09:00."
-        raise DataError(f"a cell cannot be read ({error})", file=path, where=where, cure=cure) from None
-    if end_ms <= start_ms:
-        what = f"the end {cells['end']} is not after the start {cells['start']}"
-        raise DataError(what, file=path, where=where, cure="Correct the times of this row.")
-    return Segment(operation.id, start_ms, end_ms, None if box is None else int(box))
+def _long(letter: str, cell: str) -> str:
+    """U0102 for the `102` of 2022."""
+    return f"{letter}{int(cell):04d}" if cell.isdecimal() else cell
 
 
 def _without_gaps(segments: list[Segment]) -> tuple[Segment, ...]:
@@ -226,6 +149,9 @@ def _without_gaps(segments: list[Segment]) -> tuple[Segment, ...]:
     for segment in segments[1:]:
         earlier = touching[-1]
         gap = segment.start_ms - earlier.end_ms
+        if gap and earlier.op_id == segment.op_id == NULL_ID:
+            touching[-1] = replace(earlier, end_ms=segment.end_ms)
+            continue
         if 0 < gap < GAP_MS or (gap and earlier.op_id == NULL_ID):
             touching[-1] = replace(earlier, end_ms=segment.start_ms)
         elif gap and segment.op_id == NULL_ID:

@@ -14,8 +14,7 @@ Format of `<out>/<session>/`:
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,8 +27,8 @@ from pydantic import ValidationError
 from pipelines.common.console import run
 from pipelines.common.errors import DataError
 from pipelines.common.files import file_digest, read_jsonl, write_json, write_jsonl
-from pipelines.common.incremental import Item, Record, read_records, run_items
-from pipelines.common.keyframes import KeyframeSettings, Signal, choose, measure
+from pipelines.common.incremental import Item, Record, Told, read_records, run_items, untold
+from pipelines.common.keyframes import KeyframeSettings, Meter, choose
 from pipelines.common.media import VideoReader
 from pipelines.openpack.annotations import read_operations
 from pipelines.openpack.clip_plan import Clip, PlannedClip, clip_id, plan
@@ -61,7 +60,7 @@ def run_user(
     clip_settings: ClipSettings,
     keyframe_settings: KeyframeSettings,
     workers: int | None = None,
-    progress: Callable[[Record, bool], None] = lambda record, fresh: None,
+    progress: Told = untold,
 ) -> list[Record]:
     """Brings `<out>/<session>/` up to date for a user's sessions, given the folders of the two stages before.
 
@@ -98,19 +97,6 @@ def frame_file(folder: Path, frame: int) -> Path:
     return folder / FRAMES / f"{frame:06d}.jpg"
 
 
-def clip_signal(signal: Signal, start: int) -> Signal:
-    """A clip's part of its session's signal, as if nothing came before: what `measure` gives for the clip alone.
-
-    So a clip that is cut out here and the same five seconds sent to a service show the same frames.
-    """
-    part = signal[start : start + CLIP_FRAMES]
-    fresh, motion = part.fresh.copy(), part.motion.copy()
-    fresh[0] = True
-    still = 1 + int(np.argmax(np.append(fresh[1:], True)))  # the first picture and its repeats: moved from nothing
-    motion[:still] = 0
-    return Signal(part.entropy, motion, fresh)
-
-
 def _cut(job: _Job, folder: Path) -> dict[str, Any]:
     """One session, clips and frames into `folder`; returns its summary."""
     if job.set_aside:
@@ -125,10 +111,7 @@ def _cut(job: _Job, folder: Path) -> dict[str, Any]:
     if isinstance(planned, str):
         write_jsonl(folder / CLIPS, [])
         return {**origin, "clips": 0, "why": planned}
-    with VideoReader(job.normalized / VIDEO) as reader:
-        signal = measure(reader.batches(BATCH), frames["repeated"].to_numpy(bool))
-        clips = [_clip(raw, part, signal, job.keyframes) for part in planned]
-        written = _write_frames(reader, clips, folder, job.clip.jpeg_quality)
+    clips, written = _look(raw, planned, job, frames["repeated"].to_numpy(bool), folder)
     write_jsonl(folder / CLIPS, [clip.model_dump(mode="json") for clip in clips])
     settings = {"clips": job.clip.model_dump(mode="json"), "keyframes": job.keyframes.model_dump(mode="json")}
     return {**origin, **_summary(clips, taxonomy, written, len(frames)), "settings": settings}
@@ -146,8 +129,42 @@ def _plan(raw: RawSession, taxonomy: Taxonomy, job: _Job, n_frames: int) -> list
     return planned or "no five seconds of the video lie within the annotated time before the last operation"
 
 
-def _clip(raw: RawSession, planned: PlannedClip, signal: Signal, settings: KeyframeSettings) -> Clip:
-    keyframes = choose(clip_signal(signal, planned.start_frame), settings)
+def _look(
+    raw: RawSession, planned: list[PlannedClip], job: _Job, repeated: np.ndarray, folder: Path
+) -> tuple[list[Clip], int]:
+    """The clips with their keyframes, and how many frames were written; each picture of the video is decoded once.
+
+    A clip is settled as soon as its last frame was seen, while its pictures are still at hand. DataError where the
+    video has not the frames of its table.
+    """
+    (folder / FRAMES).mkdir()
+    meter, recent, clips, written = Meter(), deque[np.ndarray](maxlen=CLIP_FRAMES), [], set[int]()
+    waiting = deque(planned)
+    with VideoReader(job.normalized / VIDEO) as reader:
+        if len(reader) != len(repeated):
+            what = f"the video has {len(reader)} frames and its table {len(repeated)}"
+            raise DataError(what, file=job.normalized / VIDEO, cure="Run the stage normalized_video again.")
+        batches = reader.batches(BATCH, np.flatnonzero(~repeated))
+        pictures = (frame for batch in batches for frame in batch)
+        for number, again in enumerate(repeated.tolist(), 1):
+            if again:
+                meter.again()
+                recent.append(recent[-1])
+            else:
+                recent.append(next(pictures))
+                meter.add(recent[-1])
+            while waiting and waiting[0].start_frame + CLIP_FRAMES == number:
+                clip = _clip(raw, waiting.popleft(), meter, job.keyframes)
+                clips.append(clip)
+                for shown in sorted({clip.start_frame + one for one in clip.keyframes.frames} - written):
+                    picture = Image.fromarray(recent[shown - clip.start_frame])
+                    picture.save(frame_file(folder, shown), "JPEG", quality=job.clip.jpeg_quality)
+                    written.add(shown)
+    return clips, len(written)
+
+
+def _clip(raw: RawSession, planned: PlannedClip, meter: Meter, settings: KeyframeSettings) -> Clip:
+    keyframes = choose(meter.signal(planned.start_frame, planned.start_frame + CLIP_FRAMES), settings)
     return Clip(
         clip_id=clip_id(raw.user, raw.session, planned.start_frame),
         user=raw.user,
@@ -159,17 +176,6 @@ def _clip(raw: RawSession, planned: PlannedClip, signal: Signal, settings: Keyfr
         bounds=keyframes.bounds,
         pairs=keyframes.pairs,
     )
-
-
-def _write_frames(reader: VideoReader, clips: Iterable[Clip], folder: Path, quality: int) -> int:
-    """Writes every shown frame once, reading the video forwards; returns how many."""
-    wanted = sorted({clip.start_frame + frame for clip in clips for frame in clip.keyframes.frames})
-    (folder / FRAMES).mkdir()
-    for first in range(0, len(wanted), BATCH):
-        numbers = wanted[first : first + BATCH]
-        for number, picture in zip(numbers, reader.frames(numbers), strict=True):
-            Image.fromarray(picture).save(frame_file(folder, number), "JPEG", quality=quality)
-    return len(wanted)
 
 
 def _summary(clips: list[Clip], taxonomy: Taxonomy, frames_written: int, n_frames: int) -> dict[str, Any]:

@@ -111,7 +111,10 @@ class ShardReader:
         )
 
     def stream(self, seed: int, position: int = 0, workers: int = 1) -> Iterator[Sample]:
-        """Samples in the order of `indices`, without end; `workers` threads read ahead."""
+        """Samples in the order of `indices`, without end; `workers` threads read ahead and change nothing else.
+
+        There may be more of them than shards, since none is bound to one: each sample is read from its place.
+        """
         numbers = indices(len(self), seed, position)
         with ThreadPoolExecutor(workers) as pool:
             ahead = deque(pool.submit(self.sample, number) for number in islice(numbers, 2 * workers))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ import pandas as pd
 from pipelines.common.console import run
 from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_file
-from pipelines.common.incremental import Item, Record, read_records, run_items
-from pipelines.common.media import VideoWriter, hold_mapping, packet_times, transcode
+from pipelines.common.frame_times import check_shown, hold_mapping, timing
+from pipelines.common.incremental import Item, Record, Told, read_records, run_items, untold
+from pipelines.common.media import VideoWriter, count_video_streams, packet_times, transcode
 from pipelines.openpack.settings import STAGE_VERSIONS, NormaliseSettings, load_settings
 from pipelines.openpack.sources import RawSession, read_session
 from pipelines.openpack.streams import open_pictures
@@ -49,7 +50,7 @@ def run_user(
     out: Path,
     settings: NormaliseSettings,
     workers: int | None = None,
-    progress: Callable[[Record, bool], None] = lambda record, fresh: None,
+    progress: Told = untold,
 ) -> list[Record]:
     """Brings `<out>/<session>/` up to date for every session of `raw_out`, both folders of this one user.
 
@@ -101,12 +102,14 @@ def _normalise(job: _Job, folder: Path) -> dict[str, Any]:
     place, target = job.raw / raw.stream.path, folder / VIDEO
     if raw.stream.kind == "video":
         times_s = _checked(packet_times(place), raw, place, job.settings)
-        mapping = _from_video(place, target, times_s, job.settings)
+        recorded_ms, more = times_s * 1000, {"source_video_streams": count_video_streams(place)}
+        shown = _from_video(place, target, times_s, job.settings)
     else:
         pictures = open_pictures(place, raw.stream.kind, job.settings)
         times_s = _checked((pictures.times_ms - pictures.times_ms[0]) / 1000, raw, place, job.settings)
-        mapping = _from_pictures(pictures.draw, target, times_s, job.settings)
-    table = _table(times_s, mapping)
+        recorded_ms, more = pictures.recorded_ms, {}
+        shown = _from_pictures(pictures.draw, target, times_s, place, job.settings)
+    table = _table(times_s, shown)
     table.to_parquet(folder / FRAMES, index=False)
     return {
         "frames": len(table),
@@ -115,23 +118,29 @@ def _normalise(job: _Job, folder: Path) -> dict[str, Any]:
         "fps": job.settings.fps,
         "seconds": len(table) / job.settings.fps,
         "bytes": target.stat().st_size,
+        **{f"source_{name}": value for name, value in asdict(timing(recorded_ms)).items()},
+        **more,
     }
 
 
 def _from_video(path: Path, target: Path, times_s: np.ndarray, settings: NormaliseSettings) -> np.ndarray:
-    return transcode(path, target, times_s, fps=settings.fps, size=settings.size, **_encoding(settings))
+    exact = {"fps": settings.fps, "size": settings.size, "tolerance_s": settings.time_tolerance_ms / 1000}
+    return transcode(path, target, times_s, **exact, **_encoding(settings))
 
 
 def _from_pictures(
-    draw: Callable[[int], np.ndarray], target: Path, times_s: np.ndarray, settings: NormaliseSettings
+    draw: Callable[[int], np.ndarray], target: Path, times_s: np.ndarray, place: Path, settings: NormaliseSettings
 ) -> np.ndarray:
     """Writes the frames that `draw` gives by the same rule as `transcode`; each is drawn once, however often shown."""
-    mapping = hold_mapping(times_s, settings.fps)
-    shown, counts = np.unique(mapping, return_counts=True)
+    sources, counts = np.unique(hold_mapping(times_s, settings.fps), return_counts=True)
+    shown: list[int] = []
     with VideoWriter(target, settings.fps, (settings.size, settings.size), **_encoding(settings)) as writer:
-        for source, count in zip(shown.tolist(), counts.tolist(), strict=True):
+        for source, count in zip(sources.tolist(), counts.tolist(), strict=True):
             writer.write(draw(source), repeat=count)
-    return mapping
+            shown += [source] * count
+    written = np.array(shown, dtype=np.int64)
+    check_shown(written, times_s, settings.fps, settings.time_tolerance_ms / 1000, place)
+    return written
 
 
 def _encoding(settings: NormaliseSettings) -> dict[str, Any]:
@@ -141,7 +150,7 @@ def _encoding(settings: NormaliseSettings) -> dict[str, Any]:
 def _checked(times_s: np.ndarray, raw: RawSession, place: Path, settings: NormaliseSettings) -> np.ndarray:
     """The times, if they are those that raw_session found and have no impossible gap."""
     found, known = round(times_s[-1] * 1000), raw.last_ms - raw.first_ms
-    if len(times_s) != raw.n_frames or abs(found - known) > 1:
+    if len(times_s) != raw.n_frames or abs(found - known) > settings.time_tolerance_ms:
         what = f"{len(times_s)} frames over {found} ms, where raw_session found {raw.n_frames} over {known} ms"
         raise DataError(what, file=place, cure="Run the stage raw_session again.")
     _check_gaps(times_s, place, settings)

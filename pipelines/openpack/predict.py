@@ -10,9 +10,8 @@ import argparse
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -137,15 +136,12 @@ def video_question(
         table = normalise_upload(path, video, normalise, max_frames=60 * normalise.fps)
         count = min(len(table), CLIP_FRAMES)
         with VideoReader(video) as reader:
-            signal = measure(_first(reader.batches(32), count), table["repeated"].to_numpy()[:count].copy())
+            repeated = table["repeated"].to_numpy(bool)[:count]
+            batches = reader.batches(32, np.flatnonzero(~repeated))
+            signal = measure((frame for batch in batches for frame in batch), repeated)
             chosen = choose(signal, keyframes)
             frames = reader.frames(chosen.frames)
     return clip_question(np.stack([_reduce(Image.fromarray(frame), size) for frame in frames]), chosen, taxonomy)
-
-
-def _first(batches: Iterable[np.ndarray], count: int) -> Iterable[np.ndarray]:
-    frames = (frame for batch in batches for frame in batch)
-    return (frame[None] for frame in islice(frames, count))
 
 
 def _decode(jpeg: bytes, size: int | None) -> np.ndarray:

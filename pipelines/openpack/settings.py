@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from pipelines.common.download import DownloadSettings
 from pipelines.common.errors import SetupError
 from pipelines.common.keyframes import KeyframeSettings
 from pipelines.common.settings import Settings
@@ -20,11 +21,12 @@ from pipelines.common.vlm.settings import (
     Quantization,
     TinySettings,
 )
+from pipelines.openpack.splits import SPLITS
 
 # Raise a stage's version when its code gives other results for equal inputs: part of every code version, and read here
 # because the stages themselves import what Dagster must not load.
 STAGE_VERSIONS: dict[str, str] = {
-    "raw_session": "2",
+    "raw_session": "3",
     "normalized_video": "1",
     "clips": "2",
     "shards": "2",
@@ -56,6 +58,9 @@ class NormaliseSettings(Settings):
     # a longer time without a frame is a wrong time stamp, not a pause of the camera, and would be filled with one
     # picture 25 times a second; wide enough for a camera that was out for minutes
     longest_gap_s: float = Field(default=900, gt=0)
+    # by which a frame may be shown before its time or after its successor's: one rounding of times to whole
+    # milliseconds, as mkv and the release keep them. More is no rounding; a frame lasts 40
+    time_tolerance_ms: float = Field(default=1, ge=0)
     # x0, y0, x1, y1 blacked out in every rgb frame. The burnt-in clock spans 28–765 × 17–50: a model would read the
     # time instead of the work. The clock on the bench is no rectangle here: at 336 pixels its digits cannot be read
     rgb_masks: tuple[tuple[int, int, int, int], ...] = ((0, 0, 800, 64),)
@@ -65,6 +70,36 @@ class NormaliseSettings(Settings):
     # a joint that the estimator trusts less is not drawn: ankles behind the bench are guesses (median 0.19 in the
     # sample), shoulders and arms are seen (0.8 and above)
     joint_confidence: float = Field(default=0.3, ge=0, le=1)
+
+
+class ZenodoSettings(Settings):
+    """Which published users are fetched, and how."""
+
+    base_url: str = Field(default="https://zenodo.org", pattern=r"^https?://.*[^/]$")  # a mirror has another
+    record: int = 8145223  # v1.0.0, the first full release; v1.1.0 is 11059235
+    # the brief's eight; the record has more, but users outside of the split enter no shard
+    users: tuple[Annotated[str, Field(pattern=r"^U\d{4}$")], ...] = tuple(
+        sorted(u for us in SPLITS.values() for u in us)
+    )
+    keep_archives: bool = False  # unpacked they take their place once more, and the record still has them
+    # ten times what the release's own index lists for a user (0.7 GB of U0101, 0.8 of U0102)
+    unpacked_limit_bytes: int = Field(default=8 * 2**30, gt=0)
+    # of the archive's size: the sample's keypoints shrink to a third, its most regular table to a nineteenth
+    unpacked_limit_ratio: float = Field(default=50, gt=0)
+    download: DownloadSettings = DownloadSettings()
+
+
+class RecordingsSettings(Settings):
+    """One's own videos: which persons are kept for scoring, and what their annotations leave open."""
+
+    # persons by name; while both are empty they are drawn by a digest of the names, so that neither alphabet nor date
+    # of recording decides
+    val: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    tier: str | None = None  # of ELAN files; None: the one that has annotations, an error where several have
+    # `frameRate` of the labelling project (24 unless it says otherwise), by which Label Studio counts frames and which
+    # its exports do not tell; None: the video's own rate, as its documentation asks for
+    label_studio_fps: float | None = Field(default=None, gt=0)
 
 
 class SimulationSettings(Settings):
@@ -135,6 +170,8 @@ class EvaluationSettings(Settings):
 class AllSettings(Settings):
     """The settings of every stage, one section a stage."""
 
+    zenodo: ZenodoSettings = ZenodoSettings()
+    recordings: RecordingsSettings = RecordingsSettings()
     simulation: SimulationSettings = SimulationSettings()
     normalise: NormaliseSettings = NormaliseSettings()
     clips: ClipSettings = ClipSettings()

@@ -111,7 +111,7 @@ def write_shards(clips_root: Path, out: Path, settings: ShardSettings) -> dict[s
         }
         if not any(content["samples"] for content in contents.values()):
             what = f"no clip of {', '.join(users) or 'any user'} belongs to a split"
-            cure = "Materialise clips of U0101 to U0108 from sessions with annotations; other users are in no split."
+            cure = "Materialise clips of users of a split (OpenPack: U0101 to U0108) from sessions with annotations."
             raise DataError(what, file=clips_root, cure=cure)
         write_json(folder / LABELS, taxonomy.as_json())
         manifest = {

@@ -22,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipelines.common.console import run
 from pipelines.common.errors import DataError
 from pipelines.common.files import digest, file_digest, read_json, write_json
-from pipelines.common.incremental import Item, Record, run_items
+from pipelines.common.incremental import Item, Record, Told, run_items, untold
 from pipelines.openpack import release
-from pipelines.openpack.annotations import Timeline, read_operations
+from pipelines.openpack.annotations import GAP_MS, Timeline, read_operations
 from pipelines.openpack.settings import STAGE_VERSIONS, SimulationSettings, View
 from pipelines.openpack.splits import SPLITS, Split, person, split_of
 from pipelines.openpack.taxonomy import LABELS, OPENPACK, Taxonomy
@@ -32,13 +32,15 @@ from pipelines.openpack.taxonomy import LABELS, OPENPACK, Taxonomy
 VERSION = STAGE_VERSIONS["raw_session"]
 SESSION = "session.json"
 
+SourceName = Literal["simulated", "local", "zenodo", "recordings"]
+
 
 class Stream(BaseModel):
     """One visual stream: a file (video, keypoints) or a folder of frames (rgb, depth).
 
     `path` is absolute, or relative to the session's folder: `folder / path` is right for both. `digest` is the
-    content's for a file; for a folder of frames it covers names and sizes. `start_ms` is the unix time of a video's
-    first frame, and None where every frame tells its own time.
+    content's for a file; for a folder of frames it covers names, sizes and times of change. `start_ms` is the unix time
+    of a video's first frame, and None where every frame tells its own time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,7 +59,7 @@ class RawSession(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: Literal["simulated", "local"]
+    source: SourceName
     user: str
     person: str
     split: Split | None
@@ -82,17 +84,21 @@ class Source(Protocol):
         """Changes whenever `fetch` would find something else for this user; cheap, reads no content."""
         ...
 
-    def fetch(self, user: str, out: Path, workers: int | None = None) -> list[Record]:
-        """Brings `<out>/<session>/` up to date, one record a session; sessions with bad files are set aside."""
+    def fetch(self, user: str, out: Path, workers: int | None = None, progress: Told = untold) -> list[Record]:
+        """Brings `<out>/<session>/` up to date, one record a session; sessions with bad files are set aside.
+
+        `progress(record, computed)` is called once a session.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class LocalSource:
-    """A release folder on this machine, seen through one of its streams."""
+    """A release folder on this machine, seen through one of its streams; `name` says who put it there."""
 
     root: Path
     view: View
+    name: SourceName = "local"
 
     def users(self) -> list[str]:
         return release.find_users(self.root)
@@ -100,27 +106,28 @@ class LocalSource:
     def fingerprint(self, user: str) -> str:
         return digest([VERSION, self.view, [[item.name, dict(item.inputs)] for item in self._items(user)]])
 
-    def fetch(self, user: str, out: Path, workers: int | None = None) -> list[Record]:
-        """As `Source.fetch`. DataError where the release holds no session of this user at all."""
-        records = run_items(self._items(user), _inspect_local, out, f"{VERSION}+{self.view}", workers=workers)
-        if not records:
-            cure = f"Unpack {user}.zip into this folder, or leave the user out."
-            raise DataError("no session of this user is here", file=self.root / user, cure=cure)
+    def fetch(self, user: str, out: Path, workers: int | None = None, progress: Told = untold) -> list[Record]:
+        """As `Source.fetch`. DataError where the user's folder is of no known layout, or holds no session at all."""
+        records = run_items(
+            self._items(user), _inspect_local, out, f"{VERSION}+{self.view}", workers=workers, progress=progress
+        )
+        release.check_layout(self.root, user)
         return records
 
     def _items(self, user: str) -> list[Item]:
         root = self.root.resolve()  # written into session.json, which is read from other working directories
         items = []
         for session, views in release.find_sessions(root, user).items():
-            stream = release.stream_files(release.stream_place(root, user, session, self.view), self.view)
+            stream = release.stream_files(root, user, session, self.view)
             annotation = release.annotation_file(root, user, session)
             inputs = {
+                "source": self.name,
                 "root": str(root),
                 "views": ",".join(views),
                 "annotation": release.stat_digest(root, [annotation] if annotation.exists() else []),
                 "stream": release.stat_digest(root, stream),
             }
-            items.append(Item(session, inputs, (root, user, session, self.view, views)))
+            items.append(Item(session, inputs, (self.name, root, user, session, self.view, views)))
         return items
 
 
@@ -136,11 +143,11 @@ class SimulatedSource:
     def fingerprint(self, user: str) -> str:
         return digest([self._recipe(), self.settings.sessions, user])
 
-    def fetch(self, user: str, out: Path, workers: int | None = None) -> list[Record]:
+    def fetch(self, user: str, out: Path, workers: int | None = None, progress: Told = untold) -> list[Record]:
         from pipelines.openpack.simulate import sessions  # loads the drawing code, so only where it is used
 
         items = [Item(name, {"user": user}, (user, name, self.settings)) for name in sessions(self.settings)]
-        return run_items(items, _simulate, out, self._recipe(), workers=workers)
+        return run_items(items, _simulate, out, self._recipe(), workers=workers, progress=progress)
 
     def _recipe(self) -> str:
         # the number of sessions says which are drawn, not how: one more leaves the others as they are
@@ -168,15 +175,16 @@ def _simulate(payload: tuple[str, str, SimulationSettings], folder: Path) -> dic
 
     user, session, settings = payload
     write_session(folder, user, session, settings)
-    return _inspect(folder, user, session, "video", ["video"], folder)
+    return _inspect("simulated", folder, user, session, "video", ["video"], folder)
 
 
-def _inspect_local(payload: tuple[Path, str, str, View, list[View]], folder: Path) -> dict[str, Any]:
-    root, user, session, view, views = payload
-    return _inspect(root, user, session, view, views, folder)
+def _inspect_local(payload: tuple[SourceName, Path, str, str, View, list[View]], folder: Path) -> dict[str, Any]:
+    return _inspect(*payload, folder)
 
 
-def _inspect(root: Path, user: str, session: str, view: View, views: list[View], folder: Path) -> dict[str, Any]:
+def _inspect(
+    source: SourceName, root: Path, user: str, session: str, view: View, views: list[View], folder: Path
+) -> dict[str, Any]:
     """Checks one session's files in the release `root`, writes session.json into `folder`, returns its summary."""
     place = release.stream_place(root, user, session, view)
     annotation = release.annotation_file(root, user, session)
@@ -189,7 +197,7 @@ def _inspect(root: Path, user: str, session: str, view: View, views: list[View],
         return str(path.relative_to(folder) if inside else path)
 
     raw = RawSession(
-        source="simulated" if inside else "local",
+        source=source,
         user=user,
         person=person(user),
         split=split_of(user),
@@ -234,12 +242,16 @@ def _frame_times(place: Path, view: View, views: list[View]) -> list[int]:
 
 
 def _note(timeline: Timeline | None, times: list[int]) -> str | None:
-    """What a person should know of a session that gives no clips; None for one that does."""
+    """What a person should know of a session that gives no clips, or fewer than its labels promise; None of others."""
     if timeline is None:
         return "no annotations: it is normalised and gives no clips"
     if times[-1] < timeline.start_ms or times[0] >= timeline.end_ms:
         return "no frame lies within the annotated time: it is normalised and gives no clips"
-    return None
+    done = timeline.operations
+    outside = sum(one.start_ms < times[0] or one.end_ms > times[-1] + GAP_MS for one in done)
+    return (
+        f"{outside} of {len(done)} operations lie outside of the recorded time, wholly or in part" if outside else None
+    )
 
 
 def main() -> None:

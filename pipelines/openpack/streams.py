@@ -1,8 +1,8 @@
 """Frames of the image streams, drawn as the pictures that a model sees: view rgb, depth and keypoints.
 
-Belongs here: how one frame of such a stream looks, and at which time it is. Where a release keeps the files and what
-their names say (`release`), the frame rate and the writing of a video (`normalise`) do not. The view `video` needs no
-drawing: ffmpeg makes it in one go.
+Belongs here: how one frame of such a stream looks, and at which time it is. Where a release keeps the files
+(`release`), what their names say (`image_files`), the frame rate and the writing of a video (`normalise`) do not. The
+view `video` needs no drawing: ffmpeg makes it in one go.
 
 No view shows a label, a clock or a name of anything: what a person would have to read is not in the picture.
 """
@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pipelines.common.errors import DataError
-from pipelines.openpack.release import image_frames, read_keypoints
+from pipelines.openpack.image_files import image_frames
+from pipelines.openpack.release import read_keypoints
 from pipelines.openpack.settings import NormaliseSettings
 
 Colour = tuple[int, int, int]
@@ -40,11 +41,13 @@ FINER = 2  # drawn so many times larger, then averaged: PIL's own lines are jagg
 class Pictures:
     """A stream as pictures.
 
-    `times_ms` int64 (n,): unix milliseconds, strictly increasing. `draw(i)`: frame i as uint8 (size, size, 3) RGB;
-    DataError with file and frame where it cannot be read.
+    `times_ms` int64 (n,): unix milliseconds, strictly increasing. `recorded_ms` int64 (m,): the same as the source
+    keeps them, perhaps repeated or out of order. `draw(i)`: frame i as uint8 (size, size, 3) RGB; DataError with file
+    and frame where it cannot be read.
     """
 
     times_ms: np.ndarray
+    recorded_ms: np.ndarray
     draw: Callable[[int], np.ndarray]
 
 
@@ -54,15 +57,18 @@ def open_pictures(place: Path, kind: Literal["rgb", "depth", "keypoints"], setti
     DataError for a stream without a frame, for two frames of one time, and as `release` says of names and forms.
     """
     if kind == "keypoints":
-        people = read_keypoints(place)
-        times, draw = [time for time, _ in people], partial(_keypoint_frame, [joints for _, joints in people], settings)
+        keypoints = read_keypoints(place)
+        frames, recorded = keypoints.frames, keypoints.recorded_ms
+        draw = partial(_keypoint_frame, [joints for _, joints in frames], settings)
     else:
         frames = image_frames(place, kind)
+        recorded = [time for time, _ in frames]  # files have no order but that of their names
         decode = {"rgb": _rgb_decoder, "depth": _depth_decoder}[kind](settings)
-        times, draw = [time for time, _ in frames], partial(_image_frame, [path for _, path in frames], decode)
-    if not times:
+        draw = partial(_image_frame, [path for _, path in frames], decode)
+    if not frames:
         raise DataError(f"no frame of the view {kind} is here", file=place, cure="Run the stage raw_session again.")
-    return Pictures(np.asarray(times, dtype=np.int64), draw)
+    times = np.array([time for time, _ in frames], dtype=np.int64)
+    return Pictures(times, np.array(recorded, dtype=np.int64), draw)
 
 
 def draw_skeleton(joints: np.ndarray, settings: NormaliseSettings) -> np.ndarray:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.common.errors import DataError
-from pipelines.common.files import atomic_folder, read_json, remove_leftovers, write_json
+from pipelines.common.files import atomic_folder, read_json, remove_folder, remove_leftovers, write_json
 from pipelines.common.vlm.encode import IGNORED, Encoded, Encoder, to_device
 from pipelines.common.vlm.settings import LoopSettings
 
@@ -175,4 +175,4 @@ def checkpoint_folder(out: Path, key: str) -> Iterator[Path]:
             if other.name != key:
                 shutil.rmtree(other)
     yield folder / key
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)  # in one step: a killed run must leave no half of a checkpoint to go on from
