@@ -15,6 +15,7 @@ import dagster as dg
 
 from assets.openpack.checks import all_checks
 from assets.openpack.model import model_assets
+from assets.openpack.ray_job import ray_jobs
 from assets.openpack.results import result_assets
 from assets.openpack.sessions import session_assets
 from assets.plan import Target
@@ -70,16 +71,18 @@ def build(
             *result_assets(settings),
         ],
         asset_checks=all_checks(settings.normalise, users),
+        jobs=ray_jobs(names, resources["paths"], lambda: project),
         resources=resources,
         executor=dg.in_process_executor,  # a process a step would cost seconds for steps that follow one another anyway
         loggers={"console": dg.colored_console_logger, "lines": dg.LoggerDefinition(_lines)},
     )
     release = dg.AssetKey("release")
-    return Project(
+    project = Project(
         defs,
         resources["paths"].root,
         lambda: {Target(release, user): source.fingerprint(user) for user in names},
     )
+    return project
 
 
 def _lines(context: dg.InitLoggerContext) -> logging.Logger:

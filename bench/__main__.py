@@ -11,7 +11,8 @@ from pipelines.common.files import write_json
 BENCHES = {
     "scoring_vs_naive": scoring.run,
     "normalise_vs_decode": normalising.run,
-    "shards_vs_brief_recipe": recipe.run,
+    "shards_vs_brief_recipe": recipe.word_for_word,
+    "shards_vs_shared_recipe": recipe.shared,
     "loader_vs_jpegs": loading.vs_jpegs,
     "loader_vs_raw_video": loading.vs_raw_video,
     "cost_of_32_sessions": sessions.flat,

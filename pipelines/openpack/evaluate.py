@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipelines.common.console import run
 from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_folder, digest, write_json
+from pipelines.common.storage import local_folder
 from pipelines.openpack.baselines import Baselines, fit
 from pipelines.openpack.finetune import ADAPTER, Adapter, read_adapter
 from pipelines.openpack.loader import Sample, ShardReader, read_manifest
@@ -180,9 +181,9 @@ def _run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Answer and score the test clips, or score the answers of a file.")
-    parser.add_argument("--base", type=Path, help="folder of the stage base_model")
-    parser.add_argument("--adapter", type=Path, help="folder of the stage adapter")
-    parser.add_argument("--shards", type=Path, help="folder of the stage shards")
+    parser.add_argument("--base", help="folder of the stage base_model, or the URL of a published one")
+    parser.add_argument("--adapter", help="folder of the stage adapter, or the URL of a published one")
+    parser.add_argument("--shards", help="folder of the stage shards, or the URL of a published one")
     parser.add_argument("--out", type=Path, help="for example data/evaluation; what lies there is replaced")
     parser.add_argument("--preset", help="settings of pipelines/openpack/presets; else as VLM asks")
     parser.add_argument("--settings", type=Path, help="a settings.toml, on top of the preset")
@@ -198,7 +199,8 @@ def main() -> None:
     if not all(folders):
         parser.error("--base, --adapter, --shards and --out go together; or give --records alone")
     settings = load_settings(arguments.settings, preset=arguments.preset).evaluation
-    evaluate(arguments.base, arguments.adapter, arguments.shards, arguments.out, settings)
+    base, adapter, shards = (local_folder(one) for one in (arguments.base, arguments.adapter, arguments.shards))
+    evaluate(base, adapter, shards, arguments.out, settings)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.common.ahead import Ahead
 from pipelines.common.console import run
 from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, write_json
+from pipelines.common.storage import local_folder
 from pipelines.openpack.loader import ShardReader, order, read_manifest
 from pipelines.openpack.pretrain import BaseModel, read_base
 from pipelines.openpack.settings import STAGE_VERSIONS, FinetuneSettings, load_settings
@@ -139,14 +140,14 @@ def _training_rows(place: str, shards: Path, settings: FinetuneSettings) -> Call
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the adapter on a folder of shards.")
-    parser.add_argument("--base", type=Path, required=True, help="folder of the stage base_model")
-    parser.add_argument("--shards", type=Path, required=True, help="folder of the stage shards")
+    parser.add_argument("--base", required=True, help="folder of the stage base_model, or the URL of a published one")
+    parser.add_argument("--shards", required=True, help="folder of the stage shards, or the URL of a published one")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", help="settings of pipelines/openpack/presets; else as VLM asks")
     parser.add_argument("--settings", type=Path, help="a settings.toml, on top of the preset")
     arguments = parser.parse_args()
     settings = load_settings(arguments.settings, preset=arguments.preset).finetune
-    finetune(arguments.base, arguments.shards, arguments.out, settings)
+    finetune(local_folder(arguments.base), local_folder(arguments.shards), arguments.out, settings)
 
 
 if __name__ == "__main__":
