@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -58,13 +58,13 @@ class _Listing(BaseModel):
 class ZenodoSource:
     """Users of a Zenodo record, fetched into `downloads` where they are not there yet. SetupError for another `view`.
 
-    `progress` is told of each download: bytes that are here, bytes in all.
+    `progress` is told of each download: bytes that are here, bytes in all; without it a terminal shows a bar.
     """
 
     settings: ZenodoSettings
     downloads: Path
     view: View = VIEW
-    progress: Progress = lambda done, size: None
+    progress: Progress | None = None
 
     def __post_init__(self) -> None:
         if self.view != VIEW:
@@ -107,7 +107,8 @@ class ZenodoSource:
             raise DataError(what, file=address, cure=cure)
         file, how = files[archive.name], self.settings.download
         url = file.links.address
-        download(url, archive, size=file.size, checksum=file.checksum, settings=how, progress=self.progress)
+        with nullcontext(self.progress) if self.progress else _bar(archive.name) as progress:
+            download(url, archive, size=file.size, checksum=file.checksum, settings=how, progress=progress)
 
 
 def _files(address: str, answer: Any) -> dict[str, _File]:
@@ -122,9 +123,9 @@ def _files(address: str, answer: Any) -> dict[str, _File]:
 
 
 @contextmanager
-def _bar(user: str) -> Iterator[Progress]:
-    """A progress bar on the terminal."""
-    with tqdm(desc=f"{user}.zip", unit="B", unit_scale=True, delay=1) as bar:  # none where nothing is to be fetched
+def _bar(name: str) -> Iterator[Progress]:
+    """A progress bar, where there is a terminal."""
+    with tqdm(desc=name, unit="B", unit_scale=True, disable=None) as bar:
 
         def show(done: int, size: int) -> None:
             bar.total = size
@@ -147,11 +148,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes; by default one a core")
     options = parser.parse_args()
     settings = load_settings(options.settings).zenodo
-    with _bar(options.user) as show:
-        records = ZenodoSource(settings, options.downloads, options.view, show).fetch(
-            options.user, options.out, options.workers
-        )
-    for record in records:
+    for record in ZenodoSource(settings, options.downloads, options.view).fetch(
+        options.user, options.out, options.workers
+    ):
         print(record.name, record.status, record.reason or record.summary)
 
 
