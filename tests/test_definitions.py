@@ -219,7 +219,7 @@ def _png(markdown: str) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def _wait_for(happened, seconds: float = 20) -> None:
+def _wait_for(happened, seconds: float = 60) -> None:  # starting Python takes that long on a busy machine
     limit = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < limit

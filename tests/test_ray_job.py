@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -155,6 +156,12 @@ def _content(folder: Path) -> dict[str, str]:
 
 
 def _ray_jobs(cluster: str) -> list:
+    """All jobs, ended: Ray writes that down a moment after Dagster has heard from the step."""
     from ray.job_submission import JobSubmissionClient
 
-    return [job for job in JobSubmissionClient(cluster).list_jobs() if job.submission_id]
+    limit = time.monotonic() + 30
+    while True:
+        jobs = [job for job in JobSubmissionClient(cluster).list_jobs() if job.submission_id]
+        if all(job.status.is_terminal() for job in jobs) or time.monotonic() > limit:
+            return jobs
+        time.sleep(0.2)

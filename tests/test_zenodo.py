@@ -3,9 +3,12 @@
 import hashlib
 import io
 import json
+import os
+import pty
 import random
 import subprocess
 import sys
+import termios
 import threading
 import time
 import zipfile
@@ -165,13 +168,18 @@ def test_a_run_killed_while_it_downloads_is_gone_on_with(
     assert not (downloads / "8145223" / "U0101").exists()
 
     server.log.clear()
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    terminal, shown = pty.openpty()  # a bar is for a terminal; one is needed to see it
+    termios.tcsetwinsize(shown, (24, 80))
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=shown, text=True, timeout=60
+    )
+    told = os.read(terminal, 2**16).decode()
+    assert done.returncode == 0, told
     assert [(request.range, request.sent) for request in server.asked(ARCHIVE)] == [
         (f"bytes={there}-", len(archive) - there)
     ]
     assert done.stdout.count(" ok ") == 2
-    assert "U0101.zip: 100%" in done.stderr
+    assert "U0101.zip: 100%" in told
     assert read_session(out / "S0100").source == "zenodo"
 
 
