@@ -22,6 +22,9 @@ def stop_with_parent(parent: int) -> None:
     Call it first thing. A killed Dagster worker cannot forward the signal itself, and frees the pool's slot.
     """
 
+    # what a shell starts in the background ignores SIGINT, and so would all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(POLL_S)
