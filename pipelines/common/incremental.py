@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -158,9 +159,9 @@ def _start_worker() -> None:
 def _one_thread() -> None:
     """A worker a core leaves no core for numpy's own threads, which wait for each other in a busy loop: with them
     cutting clips took more than twice as long."""
-    import numpy as np  # noqa: F401 - only what is loaded can be limited
     from threadpoolctl import threadpool_limits
 
+    import_module("numpy")  # only what is loaded can be limited
     threadpool_limits(1)
 
 

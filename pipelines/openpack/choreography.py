@@ -97,8 +97,8 @@ class Choreography:
         phase, dx, dy = self._phases[i]
         angle = 2 * math.pi * self._pace * time + phase
         pose = POSES[self._acts[i].op_id](_Moment(self._share(i, time), angle, time, self._reach, bench))
-        move: Callable[[Point], Point] = lambda point: (point[0] + dx, point[1] + dy)  # noqa: E731
-        return replace(pose, body=(pose.body[0] + dx, pose.body[1]), left=move(pose.left), right=move(pose.right))
+        left, right = ((x + dx, y + dy) for x, y in (pose.left, pose.right))
+        return replace(pose, body=(pose.body[0] + dx, pose.body[1]), left=left, right=right)
 
 
 def _stack(stack: int, done: Bench, operations: list[int]) -> int:
