@@ -117,6 +117,23 @@ def test_rotation_flag_turns_the_picture(tmp_path):
     assert picture[:, -40:].max() < 50
 
 
+FORMATS = ["yuv420p", "yuvj420p", "yuv444p10le", "rgb24", "bgra", "pal8", "gray16be", "yuv410p"]
+
+
+@pytest.mark.parametrize("pixels", FORMATS)
+def test_any_pixel_format_and_an_odd_size_give_the_same_colours(pixels, tmp_path):
+    source = tmp_path / "halves.nut"
+    halves = "color=0xc03020:s=63x75:r=25:d=0.2[l];color=0x2040b0:s=62x75:r=25:d=0.2[r];[l][r]hstack"
+    codec = "mjpeg" if pixels == "yuvj420p" else "rawvideo"  # raw video forgets that it uses the full range
+    run_ffmpeg("-filter_complex", halves, "-c:v", codec, "-pix_fmt", pixels, source)
+    target, _ = normalised(source)
+    with VideoReader(target) as reader:
+        picture = reader.frames([0])[0].astype(int)
+    left, right = ((0xC0, 0x30, 0x20), (0x20, 0x40, 0xB0)) if pixels != "gray16be" else ((86,) * 3, (67,) * 3)
+    for half, colour in ((picture[:, :45], left), (picture[:, -45:], right)):
+        assert np.abs(half.mean((0, 1)) - colour).max() <= 8  # of the mean, as a palette is dithered
+
+
 def test_equal_input_gives_equal_bytes_and_no_traces(tmp_path):
     source = make_source(tmp_path / "a.mkv", 40, "15", "-c:v", "libx264", "-metadata", "title=secret")
     first = normalised(source)[0].read_bytes()

@@ -84,9 +84,12 @@ def transcode(
     """
     mapping = hold_mapping(times_s, fps)
     timing = ("fps", {"fps": fps, "round": "up", "start_time": 0})
-    scaling = ("scale", {"w": size, "h": size, "flags": "area"})  # means over what a pixel covers: no flickering lines
+    # zscale takes half the time of ffmpeg's own scaler and, as that one, means over all that a pixel covers: thin lines
+    # do not flicker. It takes neither RGB nor an odd size: those are brought to YUV, and lose their last row or column.
+    even = ("crop", {"w": "trunc(iw/2)*2", "h": "trunc(ih/2)*2", "x": 0, "y": 0})
+    scaling = [("format", {"pix_fmts": "yuv420p"}), even, ("zscale", {"w": size, "h": size, "f": "bilinear"})]
     # scale whichever are fewer: source frames where the rate goes up, output frames where it goes down
-    chain = [scaling, timing] if len(mapping) > len(times_s) else [timing, scaling]
+    chain = [*scaling, timing] if len(mapping) > len(times_s) else [timing, *scaling]
     # how long ffmpeg holds the last frame depends on the container; the mapping decides instead: hold it long, then cut
     held = int((mapping == mapping[-1]).sum())
     chain += [("tpad", {"stop_mode": "clone", "stop": held}), ("select", {"expr": f"lt(n,{len(mapping)})"})]

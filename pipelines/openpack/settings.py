@@ -27,7 +27,7 @@ from pipelines.openpack.splits import SPLITS
 # because the stages themselves import what Dagster must not load.
 STAGE_VERSIONS: dict[str, str] = {
     "raw_session": "3",
-    "normalized_video": "1",
+    "normalized_video": "2",
     "clips": "2",
     "shards": "2",
     "base_model": "2",
