@@ -134,7 +134,8 @@ class PackagingService:
 
         bundle = read_bundle(Path(self.model.path))
         self.keyframes = bundle.settings.keyframes
-        self.predictor = Predictor.load(bundle.base, bundle.adapter, bundle.taxonomy, bundle.settings.evaluation)
+        asked = bundle.taxonomy, bundle.settings.evaluation, bundle.calibration
+        self.predictor = Predictor.load(bundle.base, bundle.adapter, *asked)
         # One thread: an answer outlives its timeout, and what waited in vain leaves the queue instead of running too.
         self.turns = ThreadPoolExecutor(1, "answer")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench import loading, normalising, recipe, scoring, sessions
+from bench import loading, measures, normalising, recipe, scoring, sessions
 from pipelines.common.files import write_json
 
 BENCHES = {
     "scoring_vs_naive": scoring.run,
+    "training_measures": measures.run,
     "normalise_vs_decode": normalising.run,
     "shards_vs_brief_recipe": recipe.word_for_word,
     "shards_vs_shared_recipe": recipe.shared,

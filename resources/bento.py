@@ -17,7 +17,9 @@ import yaml
 from pipelines.common.errors import DataError, SetupError
 from pipelines.common.files import digest, file_digest, folder_digests, read_json
 from pipelines.openpack.bundle import NAME, BundleSettings, bundle_digest, write_bundle
+from pipelines.openpack.calibrate import CALIBRATION, Calibration
 from pipelines.openpack.finetune import read_adapter
+from pipelines.openpack.grammar import GRAMMAR, Grammar
 from pipelines.openpack.settings import EvaluationSettings, load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -45,10 +47,10 @@ def build(base: Path, adapter: Path) -> Bento:
     """
     os.environ.setdefault("BENTOML_HOME", str(ROOT / ".bentoml"))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-    settings, data = _as_evaluated(adapter, adapter.with_name("evaluation"))
+    settings, calibration, grammar, data = _as_evaluated(adapter, adapter.with_name("evaluation"))
     with tempfile.TemporaryDirectory() as temporary:
         bundle, sources = Path(temporary) / "bundle", Path(temporary) / "sources"
-        info = write_bundle(base, adapter, bundle, settings, data)
+        info = write_bundle(base, adapter, bundle, settings, calibration, grammar, data)
         model = _store_model(bundle, asdict(info))
         _copy_sources(sources)
         bento = _store_bento(sources, str(model.tag))
@@ -57,14 +59,15 @@ def build(base: Path, adapter: Path) -> Bento:
     return Bento(str(bento.tag), str(model.tag), bento.tag.version, bento.path, size, files)
 
 
-def _as_evaluated(adapter: Path, evaluation: Path) -> tuple[BundleSettings, list[dict[str, Any]]]:
-    """The settings that the figures were reached with, and where the clips came from."""
+def _as_evaluated(adapter: Path, evaluation: Path) -> tuple[BundleSettings, Calibration, Grammar, list[dict[str, Any]]]:
+    """The settings, the calibration and the grammar that the figures were reached with, and where clips came from."""
     run = read_json(evaluation / "report.json")["run"]
     if run["adapter_digest"] != read_adapter(adapter).digest:
         cure = "Materialise `evaluation` again: nothing is served that was not evaluated."
         raise DataError("these are the figures of another adapter", file=evaluation / "report.json", cure=cure)
     scored = EvaluationSettings.load(evaluation / "settings.json")
-    return BundleSettings(keyframes=load_settings().keyframes, evaluation=scored), run["data"]
+    settings = BundleSettings(keyframes=load_settings().keyframes, evaluation=scored)
+    return settings, Calibration.load(evaluation / CALIBRATION), Grammar.load(evaluation / GRAMMAR), run["data"]
 
 
 def _store_model(bundle: Path, metadata: dict[str, Any]) -> Any:

@@ -61,7 +61,9 @@ class World:
         content = {"persons": {user: user for user in users}, "sessions": texts, "samples": texts, "shards": [shard]}
         return {"splits": {"train": content}, "set_aside": {}}
 
-    def evaluate(self, base: Path, adapter: Path, shards: Path, out: Path, settings: Settings, progress: Callable):
+    def evaluate(
+        self, base: Path, adapter: Path, shards: Path, out: Path, settings: Settings, progress: Callable, videos: Any
+    ):
         self.computed.append("evaluation")
         base_model, finetuned_model = ({"AA@1": score} for score in self.scores)
         all_clips = {"base_model": base_model, "finetuned_model": finetuned_model}
@@ -120,7 +122,10 @@ def install(world: World, monkeypatch) -> dict[str, dg.ConfigurableResource]:
             "read_manifest": lambda shards: {"splits": {}},
             "verify": lambda shards: None,
         },
-        "pipelines.openpack.evaluate": {"evaluate": world.evaluate},
+        "pipelines.openpack.evaluate": {
+            "evaluate": world.evaluate,
+            "Videos": SimpleNamespace(of=lambda folder, settings: folder),
+        },
         "resources.bento": {"build": world.bento},
     }
     for name, members in modules.items():

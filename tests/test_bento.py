@@ -25,7 +25,8 @@ UNSEEN = {"bentoml", "bitsandbytes", "torchvision"}  # transformers loads the la
 
 
 def _bundle(stages: Path, out: Path) -> Path:
-    write_bundle(stages / "base_model", stages / "adapter", out, SETTINGS, toy_bento.DATA)
+    fitted = toy_bento.CALIBRATED, toy_bento.CYCLE
+    write_bundle(stages / "base_model", stages / "adapter", out, SETTINGS, *fitted, toy_bento.DATA)
     return out
 
 
@@ -50,6 +51,8 @@ def home(tmp_path_factory) -> Path:
 def test_a_bundle_is_read_as_it_was_written(stages: Path, tmp_path: Path) -> None:
     bundle = read_bundle(_bundle(stages, tmp_path / "bundle"))
     assert bundle.settings == SETTINGS
+    assert bundle.calibration == toy_bento.CALIBRATED
+    assert bundle.grammar == toy_bento.CYCLE
     assert (bundle.base / "model.safetensors").read_bytes() == b"base"
     assert (bundle.adapter / "adapter_model.safetensors").read_bytes() == b"adapter"
     assert not (bundle.adapter / "README.md").exists()
@@ -70,6 +73,9 @@ def test_its_digest_follows_content_and_nothing_else(stages: Path, tmp_path: Pat
     assert bundle_digest(first) == bundle_digest(again)
     (again / "adapter" / "adapter_model.safetensors").write_bytes(b"changed")
     assert bundle_digest(first) != bundle_digest(again)
+    other = _bundle(stages, tmp_path / "c")
+    toy_bento.CALIBRATED.model_copy(update={"prior_weight": 0.5}).save(other / "calibration.json")
+    assert bundle_digest(first) != bundle_digest(other)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "optimizer.pt", "notes.pkl"])
@@ -96,6 +102,18 @@ def test_nothing_is_served_that_was_not_evaluated(stages: Path) -> None:
         _build(stages)
 
 
+def test_without_its_calibration_nothing_is_served(stages: Path) -> None:
+    (stages / "evaluation" / "calibration.json").unlink()
+    with pytest.raises(DataError, match=r"calibration\.json: the file is missing\. Run the stage that writes it"):
+        _build(stages)
+
+
+def test_without_its_grammar_nothing_is_served(stages: Path) -> None:
+    (stages / "evaluation" / "grammar.json").unlink()
+    with pytest.raises(DataError, match=r"grammar\.json: the file is missing\. Run the stage that writes it"):
+        _build(stages)
+
+
 def test_the_stored_model_holds_what_the_evaluation_ran_with(stages: Path, home: Path) -> None:
     EvaluationSettings(operations=5).save(stages / "evaluation" / "settings.json")
     built = _build(stages)
@@ -105,6 +123,7 @@ def test_the_stored_model_holds_what_the_evaluation_ran_with(stages: Path, home:
     assert bundle.settings == BundleSettings(
         keyframes=load_settings().keyframes, evaluation=EvaluationSettings(operations=5)
     )
+    assert bundle.calibration == toy_bento.CALIBRATED
     assert version == bundle_digest(folder)
     assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".yaml"}
     assert {path for path in built.files if path.is_relative_to(folder)} == {

@@ -180,6 +180,25 @@ def test_the_frames_on_disk_are_the_shown_ones_of_the_video(cut_world: World):
             assert own < other  # whose dot is elsewhere
 
 
+def test_clips_outside_of_training_also_have_evenly_spaced_frames(cut_world: World, tmp_path: Path):
+    assert {clip.uniform for clip in cut_world.clips("S0100")} == {None}
+    assert "uniform" not in (cut_world.root / "clips/S0100" / clips.CLIPS).read_text()
+    shutil.copytree(cut_world.root / "raw", tmp_path / "raw")
+    file = tmp_path / "raw/S0100/session.json"
+    file.write_text(file.read_text().replace('"split": "train"', '"split": "test"'))
+    before = cut_world.root / "normalized", tmp_path / "raw"
+    clips.run_user("U0101", *before, tmp_path / "out", EVERY, KeyframeSettings(), 1)
+    folder = tmp_path / "out/S0100"
+    cut = clips.read_clips(folder)
+    assert {clip.uniform.bounds for clip in cut if clip.uniform} == {(0, 31, 62, 94, 125)}
+    shown = {clip.start_frame + frame for clip in cut for frame in (*clip.keyframes.frames, *clip.uniform.frames)}
+    assert {int(path.stem) for path in (folder / clips.FRAMES).iterdir()} == shown
+    ours = {clip.start_frame: clip for clip in cut_world.clips("S0100")}
+    same = [clip for clip in cut if clip.start_frame in ours]
+    assert same
+    assert all(clip.keyframes == ours[clip.start_frame].keyframes for clip in same)
+
+
 def test_the_summary_counts_what_there_is(cut_world: World):
     summary = {record.name: record.summary for record in read_records(cut_world.root / "clips")}["S0100"]
     found = cut_world.clips("S0100")

@@ -19,6 +19,7 @@ from PIL import Image
 from assets.build import build
 from assets.openpack import views
 from pipelines.common.errors import SetupError
+from pipelines.common.pictures import LARGEST
 from pipelines.openpack.settings import AllSettings, ClipSettings, load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -215,7 +216,7 @@ def test_tables_are_aligned_markdown() -> None:
 
 def _png(markdown: str) -> Image.Image:
     data = base64.b64decode(markdown.partition("base64,")[2].rstrip(")"))
-    assert len(data) < views.LARGEST
+    assert len(data) < LARGEST
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 

@@ -3,8 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,31 @@ import pytest
 import torch
 
 from pipelines.common.errors import DataError
-from pipelines.common.files import file_digest, folder_digests, read_json, write_json
-from pipelines.common.vlm.dialogue import Question
+from pipelines.common.files import file_digest, folder_digests, read_json, read_jsonl, write_json
 from pipelines.common.vlm.load import load
 from pipelines.common.vlm.lora import put_lora
 from pipelines.common.vlm.settings import LoraSettings
 from pipelines.openpack import evaluate
-from pipelines.openpack.baselines import fit
+from pipelines.openpack.boxes import Stretch
 from pipelines.openpack.finetune import Adapter
+from pipelines.openpack.grammar import Grammar
 from pipelines.openpack.loader import ShardReader
-from pipelines.openpack.metrics import BASE, TUNED, report_figures
-from pipelines.openpack.predict import Prediction
+from pipelines.openpack.metrics import BASE, TUNED
 from pipelines.openpack.pretrain import read_base
 from pipelines.openpack.records import read_clip_records
-from pipelines.openpack.settings import (
-    EvaluationSettings,
-    ShardSettings,
-)
+from pipelines.openpack.sequences import read_sessions
+from pipelines.openpack.settings import AllSettings, EvaluationSettings, ShardSettings, SimulationSettings
 from pipelines.openpack.shards import write_shards
 from pipelines.openpack.taxonomy import OPENPACK
+from pipelines.openpack.timeline_metrics import scores
+from pipelines.openpack.whole_sessions import Videos
 
-ARMS = [BASE, TUNED, "whole_clip", "majority_class", "transition_table", "transition_table_true"]
+MODELS = [BASE, TUNED, "finetuned_uncalibrated", "blind", "shuffled_frames", "uniform_frames"]
+ARMS = [*MODELS, "whole_clip", "majority_class", "transition_table", "transition_table_true"]
 METRICS = ["OCA", "tIoU@0.5", "AA@1"]
 FIGURES = {*METRICS, "mean_tIoU", "mean_tIoU_boundary", "median_boundary_error_frames"}
+FIGURES |= {"tIoU@0.7", "tIoU@0.9", "macro_F1", "ECE", "Brier", "no_segment"}
+SCOPES = ["all_clips", "all_clips_native", "first_clips", "first_clips_native"]
 SETTINGS = EvaluationSettings(clips=5, batch_size=4, device="cpu")
 
 
@@ -59,70 +60,21 @@ def models(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 @pytest.fixture(scope="module")
-def run(models: tuple[Path, Path], shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def videos(shards: Path) -> Videos:
+    """The toy sessions' own, and how they were drawn."""
+    simulation = SimulationSettings(sessions=1, boxes=1, duration_scale=0.3, width=160, height=120)
+    return Videos.of(shards.parent / "normalized_video", AllSettings(simulation=simulation))
+
+
+@pytest.fixture(scope="module")
+def run(models: tuple[Path, Path], shards: Path, videos: Videos, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "evaluation"
-    evaluate.evaluate(*models, shards, out, SETTINGS, progress=ignore)
+    evaluate.evaluate(*models, shards, out, SETTINGS, progress=ignore, videos=videos)
     return out
 
 
 def ignore(line: str) -> None:
     pass
-
-
-class Oracle:
-    """Answers with the truth, or with what `spoil` makes of it."""
-
-    size = 28
-
-    def __init__(self, reader: ShardReader, spoil=lambda prediction: prediction) -> None:
-        self.targets = {sample.key: sample.clip.target for sample in map(reader.sample, range(len(reader)))}
-        self.spoil = spoil
-        self.asked: list[str] = []
-
-    def answer(self, clip_ids: Sequence[str], questions: Sequence[Question]) -> list[Prediction]:
-        assert [question.videos[0].shape for question in questions] == [(2, 28, 28, 3)] * len(clip_ids)
-        self.asked += clip_ids
-        return [self.spoil(self._truth(clip_id)) for clip_id in clip_ids]
-
-    def _truth(self, clip_id: str) -> Prediction:
-        target = self.targets[clip_id]
-        span = (target.start, target.end)
-        what, following = {target.operation: 1.0}, {target.next: 1.0}
-        return Prediction(clip_id, target.operation, *span, target.next, what, {span: 1.0}, following, OPENPACK)
-
-
-def test_a_perfect_and_a_wrong_model(shards: Path):
-    test, train = ShardReader(shards, "test"), ShardReader(shards, "train")
-    baselines = fit((train.sample(index).clip.target for index in range(len(train))), OPENPACK)
-    perfect = Oracle(test)
-    wrong = Oracle(test, lambda one: replace(one, operation=8100, start=0, end=0, next=8100))
-    arms = {BASE: wrong, TUNED: perfect}
-    models = {BASE: "a", TUNED: "b"}
-    records = list(evaluate.answer_clips(arms, baselines, test, SETTINGS, models, ignore))
-    assert perfect.asked == wrong.asked == test.keys == sorted(test.keys)
-    report = report_figures(records, OPENPACK)
-    for part in ("all_clips", "all_clips_native"):
-        figures = report[part]
-        assert [figures[TUNED][name] for name in METRICS] == [1, 1, 1]
-        assert [figures[BASE][name] for name in METRICS] == [0, 0, 0]
-        # a right model gives the table the right operation
-        assert figures["transition_table"] == figures["transition_table_true"]
-    counts = report["confusion"]["counts"]
-    assert [row[place] for place, row in enumerate(counts)] == [sum(row) for row in counts]
-
-
-def test_one_table_is_given_the_tuned_operation_and_one_the_true_one(shards: Path):
-    test, train = ShardReader(shards, "test"), ShardReader(shards, "train")
-    targets = [train.sample(index).clip.target for index in range(len(train))]
-    order = {target.operation: target.next for target in targets}  # one box, so each operation has one next
-    fixed = Oracle(test, lambda one: replace(one, operation=500))
-    arms = {BASE: Oracle(test), TUNED: fixed}
-    records = list(evaluate.answer_clips(arms, fit(targets, OPENPACK), test, SETTINGS, dict.fromkeys(arms, ""), ignore))
-    given = [one.prediction.native.next for one in records if one.arm == "transition_table"]
-    true = [one for one in records if one.arm == "transition_table_true" and one.truth.native.operation in order]
-    assert given == [order[500]] * len(test)
-    assert [one.prediction.native.next for one in true] == [order[one.truth.native.operation] for one in true]
-    assert len({one.prediction.native.next for one in true}) >= 4
 
 
 def test_the_real_run_writes_results_as_the_brief_asks(run: Path, models: tuple[Path, Path]):
@@ -148,13 +100,13 @@ def test_the_real_run_reports_every_arm_on_every_test_clip(run: Path, shards: Pa
     assert [(one.clip_id, one.arm) for one in records] == [(key, arm) for key in keys for arm in ARMS]
     assert {one.clip_id for one in records if one.first} == set(keys[:5])
     assert len(keys) > 10 == 2 * SETTINGS.clips
-    for part in ("all_clips", "all_clips_native"):
-        assert list(report[part]) == ARMS
-        assert all(set(figures) == FIGURES for figures in report[part].values())
+    for scope in SCOPES:
+        assert list(report[scope]) == list(report["bootstrap"][scope]) == ARMS
+        assert all(set(figures) - {"intervals"} == FIGURES for figures in report[scope].values())
+        assert list(report["mcnemar"][scope]) == METRICS
     spoken = {arm: {name for name in METRICS if report["all_clips"][arm][name] is not None} for arm in ARMS}
     assert spoken == {
-        BASE: set(METRICS),
-        TUNED: set(METRICS),
+        **{arm: set(METRICS) for arm in MODELS},
         "whole_clip": {"tIoU@0.5"},
         "majority_class": {"OCA", "AA@1"},
         "transition_table": {"AA@1"},
@@ -170,8 +122,11 @@ def test_the_records_of_the_real_run_say_who_answered_what_and_how_sure(run: Pat
     rows = {arm: [one for one in read_clip_records(run / "records.jsonl") if one.arm == arm] for arm in ARMS}
     base, adapter = (read_json(path)["digest"] for path in (models[0] / "base.json", models[1] / "adapter.json"))
     assert {one.model for one in rows[BASE]} == {base}
-    assert {one.model for one in rows[TUNED]} == {f"{base}+{adapter}"}
-    for one in rows[BASE] + rows[TUNED]:
+    assert {one.model for arm in MODELS[1:] for one in rows[arm]} == {f"{base}+{adapter}"}
+    assert {one.session for one in rows[BASE]} == {"U0108/S0100"}
+    for one in (one for arm in MODELS for one in rows[arm]):
+        assert one.confidence.native == pytest.approx(one.posterior.what[one.prediction.native.operation], abs=1e-5)
+        assert one.confidence.native <= one.confidence.brief <= 1
         assert one.prompt
         for shares in (one.posterior.what, one.posterior.next):
             assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
@@ -187,12 +142,42 @@ def test_the_figures_follow_from_the_records_and_their_labels(run: Path, tmp_pat
     monkeypatch.setattr(sys, "argv", ["evaluate", "--records", str(alone)])
     evaluate.main()
     report = read_json(run / "report.json")
-    report.pop("run")
+    report = {name: part for name, part in report.items() if name not in ("run", "whole_sessions")}
     assert json.loads(capsys.readouterr().out) == report
 
 
-def test_the_same_inputs_give_the_same_files(run: Path, models: tuple[Path, Path], shards: Path, tmp_path: Path):
-    report = evaluate.evaluate(*models, shards, tmp_path / "again", SETTINGS, progress=ignore)
+def test_whole_test_sessions_are_answered_and_held_against_their_labels(run: Path, shards: Path):
+    told, rows = read_json(run / "report.json")["whole_sessions"], read_jsonl(run / "timelines.jsonl")
+    assert [(row["session"], row["planted"]) for row in rows] == [("U0108/S0100", False), ("U0108/S0100", True)]
+    assert list(told["timelines"]) == ["U0108/S0100"]
+    (labelled,) = read_sessions(shards, "test")
+    for row in rows:
+        truth, said = ([Stretch(*one) for one in row[name]] for name in ("truth", "said"))
+        assert (said[0].start, said[-1].end) == (0, row["frames"])
+        assert len(row["deviations"]) == row["planted"]  # one in its one box
+        assert (tuple(truth) == labelled.stretches) != row["planted"]
+        if not row["planted"]:
+            assert told["timelines"][row["session"]]["decoded"] == scores(truth, said)
+            assert told["mean"]["alone"] == scores(truth, [Stretch(*one) for one in row["alone"]])
+    assert list(told["alerts"]) == ["labels", "drawn", "answered"]
+    assert sum(one["planted"] for one in told["alerts"]["answered"].values()) == 1
+    grammar = Grammar.load(run / "grammar.json")
+    assert OPENPACK.by_id(grammar.first).name == "Picking"
+    assert told["why"] == grammar.why  # toy shards have no validation user
+
+
+def test_without_videos_no_session_is_answered_as_a_whole(models: tuple[Path, Path], shards: Path, tmp_path: Path):
+    report = evaluate.evaluate(*models, shards, tmp_path / "without", SETTINGS, progress=ignore)
+    assert (report["whole_sessions"]["timelines"], report["whole_sessions"]["mean"]) == ({}, None)
+    assert list(report["whole_sessions"]["alerts"]) == ["labels"]
+    assert read_jsonl(tmp_path / "without" / "timelines.jsonl") == []
+    assert "None was answered as a whole" in (tmp_path / "without" / "report.html").read_text()
+
+
+def test_the_same_inputs_give_the_same_files(
+    run: Path, models: tuple[Path, Path], shards: Path, videos: Videos, tmp_path: Path
+):
+    report = evaluate.evaluate(*models, shards, tmp_path / "again", SETTINGS, progress=ignore, videos=videos)
     assert folder_digests(tmp_path / "again") == folder_digests(run)
     assert json.loads(json.dumps(report)) == read_json(run / "report.json")
 
@@ -231,3 +216,33 @@ def test_folders_go_together_and_records_stand_alone(arguments: list[str], monke
     with pytest.raises(SystemExit, match="2"):
         evaluate.main()
     assert "alone" in capsys.readouterr().err
+
+
+def test_the_readable_report_opens_without_scripts_and_loads_nothing(run: Path, tmp_path: Path):
+    chromium = Path("/usr/bin/chromium")
+    if not chromium.is_file():
+        pytest.skip("no Chromium at /usr/bin/chromium")
+    from playwright.sync_api import sync_playwright
+
+    page_file, report = run / "report.html", read_json(run / "report.json")
+    assert page_file.stat().st_size < 1_000_000
+    assert "<script" not in page_file.read_text()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 800}, java_script_enabled=False)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(page_file.as_uri())
+        assert {url for url in asked if not url.startswith("data:")} == {page_file.as_uri()}
+        shown = [page.locator("figure img").nth(index) for index in range(page.locator("figure img").count())]
+        sizes = [picture.bounding_box() for picture in shown]
+        rows = page.locator("tr.tuned").first.locator("td").all_inner_texts()
+        text = page.locator("body").inner_text()
+        browser.close()
+    assert len(shown) >= 4  # confusion, reliability, a session, at least one wrong clip of a model that knows nothing
+    assert all(size and size["width"] > 200 and size["height"] > 100 for size in sizes)
+    tuned = report["all_clips"][TUNED]
+    assert float(rows[0].split()[0]) == pytest.approx(tuned["OCA"], abs=5e-4)
+    assert len(rows) == len(tuned)
+    for said in (*ARMS, "drawn, not recorded", "All clips are of one session", "U0108/S0100", "Exact McNemar"):
+        assert said in text

@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 
 from pipelines.common.errors import SetupError
 from pipelines.common.vlm.load import load
-from pipelines.openpack.finetune import SETTINGS, read_adapter
+from pipelines.common.vlm.published import qwen2_vl_2b
+from pipelines.common.vlm.vram import CARDS
+from pipelines.openpack.finetune import SETTINGS, clips_a_step, read_adapter
 from pipelines.openpack.settings import FinetuneSettings, load_settings
+from pipelines.openpack.vram import PRESET_CARDS, plan_of
 
 STEPS = 8
 TOML = f"""
@@ -78,13 +81,45 @@ def test_asking_for_a_gpu_that_is_not_there_is_an_error_and_never_the_cpu(toy_ba
 
 
 def test_a_model_that_cannot_be_had_says_what_to_do(tmp_path: Path):
-    with pytest.raises(SetupError, match="Give a folder that holds the model"):
+    with pytest.raises(SetupError, match="a folder that holds a model, or a hub name"):
         load(tmp_path / "nothing")
 
 
 def test_the_brief_s_demands_are_the_defaults_of_a_full_size_run(monkeypatch):
     monkeypatch.setenv("VLM", "Qwen/Qwen2-VL-2B-Instruct")
     made = load_settings().finetune
-    assert (made.quantization, made.gradient_checkpointing) == ("nf4", True)
     loop = made.loop
+    assert made.quantization == "nf4"
+    assert (made.gradient_checkpointing, made.use_reentrant, made.input_require_grads, loop.use_cache) == (
+        True,
+        False,
+        True,
+        False,
+    )
     assert (loop.batch_size, loop.gradient_accumulation_steps, loop.save_steps, loop.save_total_limit) == (2, 8, 50, 3)
+
+
+@pytest.mark.parametrize("preset", PRESET_CARDS)
+def test_every_preset_takes_the_same_step_and_fits_its_card(preset: str):
+    made = load_settings(preset=preset).finetune
+    t4 = load_settings(preset="t4").finetune
+    assert clips_a_step(made) == clips_a_step(t4) == 16
+    assert made.loop.learning_rate == t4.loop.learning_rate
+    assert plan_of(made).estimate(qwen2_vl_2b()).fits(CARDS[PRESET_CARDS[preset]])
+
+
+def test_a_plan_is_what_the_settings_say():
+    made = load_settings(preset="h100").finetune
+    plan = plan_of(made)
+    assert (plan.lora, plan.quantization, plan.accumulation) == (made.lora, "none", 1)
+    assert (plan.step.batch_size, plan.step.gradient_checkpointing, plan.step.optimiser) == (16, False, "adamw")
+
+
+def test_settings_that_cannot_work_together_are_refused(tmp_path: Path):
+    for text, reason in {
+        "[finetune]\ncache_vision = true": "cache_vision needs lora.vision = false",
+        "[finetune]\nuse_reentrant = true\ninput_require_grads = false": "gives no gradients",
+    }.items():
+        (tmp_path / "settings.toml").write_text(text)
+        with pytest.raises(SetupError, match=reason):
+            load_settings(tmp_path / "settings.toml", preset="t4")

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from pipelines.common.errors import DataError
-from pipelines.openpack.metrics import BASE, TUNED, boundary_error, confusion, figures, intervals, report_figures
-from pipelines.openpack.records import ClipRecord, Posterior, read_clip_records, reading, write_clip_records
+from pipelines.openpack.metrics import BASE, TUNED, boundary_error, confusion, figures, reliability
+from pipelines.openpack.records import ClipRecord, Confidence, Posterior, read_clip_records, reading, write_clip_records
+from pipelines.openpack.summary import compare, intervals, report_figures, session_intervals
 from pipelines.openpack.taxonomy import OPENPACK
 
 Said = tuple[int | None, tuple[int, int] | None, int | None]
@@ -31,7 +32,8 @@ def record(number: int, truth: Said, said: Said, arm: str = TUNED, **more: Any) 
     start, end = truth[1] or (0, 0)
     fixed = {"first": number < 2, "n_frames": 125, "kind": "boundary", "bounds": (0, 31, 62, 93, 125), "pairs": ()}
     inside = tuple(edge for edge in (start, end) if 0 < edge < 125)
-    of_clip = {"clip_id": f"U0108_S0100_t{number:04d}", "boundaries": inside}
+    of_clip = {"clip_id": f"U0108_S0100_t{number:04d}", "session": "U0108/S0100", "start_frame": 25 * number}
+    of_clip |= {"boundaries": inside}
     return ClipRecord(
         **{**fixed, **of_clip, **more}, arm=arm, truth=reading(OPENPACK, *truth), prediction=reading(OPENPACK, *said)
     )
@@ -47,17 +49,41 @@ def test_figures_by_hand_in_both_label_sets():
         "mean_tIoU": pytest.approx((1 + 85 / 95 + 0.4 + 50 / 70) / 4),
         "mean_tIoU_boundary": pytest.approx((1 + 85 / 95 + 50 / 70) / 3),
         "median_boundary_error_frames": 10,  # of 0, 10 and (10 + 10) / 2
+        "tIoU@0.7": 3 / 4,
+        "tIoU@0.9": 1 / 4,
+        "no_segment": 0,
+        "ECE": None,
+        "Brier": None,
     }
-    assert figures(records(), "native") == {"OCA": 2 / 4, "AA@1": 2 / 4, **shared}
-    assert figures(records(), "brief") == {"OCA": 3 / 4, "AA@1": 3 / 4, **shared}
+    # two of the classes 100, 300, 400, 600, 700, 800; three of Unknown, Label, Final Check, Box Setup, Put Items
+    assert figures(records(), "native") == {"OCA": 2 / 4, "AA@1": 2 / 4, "macro_F1": pytest.approx(2 / 6), **shared}
+    assert figures(records(), "brief") == {"OCA": 3 / 4, "AA@1": 3 / 4, "macro_F1": pytest.approx(3 / 5), **shared}
+
+
+def test_confidence_by_hand_in_both_label_sets():
+    sure = [(0.9, 0.9), (0.5, 0.8), (0.6, 0.7), (0.9, 0.9)]  # native, brief
+    made = [
+        record.model_copy(update={"confidence": Confidence(native=native, brief=brief)})
+        for record, (native, brief) in zip(records(), sure, strict=True)
+    ]
+    native, brief = figures(made, "native"), figures(made, "brief")
+    assert native["Brier"] == pytest.approx((0.01 + 0.25 + 0.16 + 0.81) / 4)  # right: first and third
+    assert native["ECE"] == pytest.approx((0.8 + 0.5 + 0.4) / 4)  # the two of 0.9 share a bin and are right once
+    assert brief["Brier"] == pytest.approx((0.01 + 0.04 + 0.09 + 0.81) / 4)
+    assert brief["ECE"] == pytest.approx((0.8 + 0.2 + 0.3) / 4)
+    assert [(row["samples"], row["right"]) for row in reliability(made, "native")] == [(1, 0), (1, 1), (2, 0.5)]
+    assert reliability(records(), "native") == []
 
 
 def test_perfect_and_wrong_answers():
     perfect = figures(records(TRUTH), "native")
-    assert perfect.pop("median_boundary_error_frames") == 0
+    assert perfect.pop("median_boundary_error_frames") == perfect.pop("no_segment") == 0
+    assert perfect.pop("ECE") is perfect.pop("Brier") is None
     assert set(perfect.values()) == {1.0}
     wrong = figures(records(((8100, (100, 100), 8100),) * 4), "brief")  # an empty segment agrees with nothing
     wrong.pop("median_boundary_error_frames")
+    assert wrong.pop("no_segment") == 1
+    assert wrong.pop("ECE") is wrong.pop("Brier") is None
     assert set(wrong.values()) == {0.0}
 
 
@@ -96,6 +122,7 @@ def test_what_an_arm_never_speaks_of_is_null_and_what_it_leaves_out_is_a_miss():
     assert all(value is None for name, value in table.items() if name != "AA@1")
     half = figures(records((*ANSWERS[:3], (300, None, 400))), "native")
     assert half["mean_tIoU"] == pytest.approx((1 + 85 / 95 + 0.4) / 4)
+    assert half["no_segment"] == 1 / 4
 
 
 def test_without_a_boundary_clip_its_figures_are_null():
@@ -133,9 +160,40 @@ def test_the_report_keeps_arms_apart_and_knows_the_first_clips():
     first = report["first_clips"][TUNED]
     assert (first["OCA"], first["AA@1"]) == (1, 1 / 2)  # of the first two
     assert first["intervals"] == intervals(records()[:2], "brief")
-    assert report["counts"] == {"clips": 4, "boundary_clips": 3, "first_clips": 2}
+    assert report["first_clips_native"][TUNED]["OCA"] == 1 / 2
+    counted = {"clips": 4, "boundary_clips": 3, "first_clips": 2, "sessions": 1, "first_sessions": 1}
+    assert report["counts"] == counted
     assert report["confusion"] == confusion(records(), OPENPACK)
     json.dumps(report, allow_nan=False)
+
+
+def test_base_and_tuned_are_compared_clip_by_clip():
+    arms = {BASE: records(), TUNED: records(TRUTH)[::-1]}  # in whatever order
+    assert compare(arms, "native") == {
+        "OCA": {"gains": 2, "losses": 0, "p": 0.5},
+        "tIoU@0.5": {"gains": 1, "losses": 0, "p": 1.0},
+        "AA@1": {"gains": 2, "losses": 0, "p": 0.5},
+    }
+    swapped = compare({BASE: records(TRUTH), TUNED: records()}, "brief")
+    assert swapped["OCA"] == {"gains": 0, "losses": 1, "p": 1.0}
+    assert compare({TUNED: records()}, "brief") == {}
+
+
+def test_intervals_resample_sessions():
+    def made(session: str, right: int, of: int) -> list[ClipRecord]:
+        said = [TRUTH[0] if number < right else ANSWERS[3] for number in range(of)]
+        return [record(number, TRUTH[0], one, session=session) for number, one in enumerate(said)]
+
+    two = [*made("U0108/S0100", 6, 10), *made("U0108/S0200", 8, 10)]
+    found = session_intervals(two, "native")
+    # both sessions, or one of them twice in a quarter of all draws each
+    assert found["OCA"] == pytest.approx([0.6, 0.8])
+    assert (found["ECE"], found["no_segment"]) == (None, [0, 0])
+    assert session_intervals(two, "native") == found
+    many = [clip for number in range(40) for clip in made(f"U0108/S{number:04d}", 1 + number % 2 * 8, 10)]
+    low, high = session_intervals(many, "native")["OCA"]  # half of the sessions 0.1, half 0.9
+    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.4 / 40**0.5, 0.5 + 1.96 * 0.4 / 40**0.5), abs=0.03)
+    assert set(session_intervals(records(), "brief").values()) == {None}  # one session: nothing to draw
 
 
 def test_records_come_back_as_they_were_written(tmp_path: Path):

@@ -32,6 +32,8 @@ def test_it_runs_from_top_to_bottom_where_nothing_is_there_yet(tmp_path: Path, m
     text = shown(notebook)
     assert "72 tokens a frame, 576 for 8 frames" in text
     assert "| batch 2, 8 frames |" in text
+    assert "| Qwen3-VL-2B-Instruct, 400 tokens |" in text
+    assert "- LLaVA-NeXT-Video-7B-hf with `h100`: Set" in text
     assert "finetuned_model" in text
     adapter = tmp_path / "data" / "notebook" / "adapter"
     assert (adapter / "adapter_model.safetensors").is_file()

@@ -4,8 +4,8 @@ import pytest
 import torch
 from toy_vlm import CODES, make, question
 
-from pipelines.common.vlm.dialogue import ANSWER_PHRASES
-from pipelines.common.vlm.score import score
+from pipelines.common.vlm.dialogue import ANSWER_PHRASES, Answer
+from pipelines.common.vlm.score import Scored, average, score
 
 
 def naive(vlm, asked, text: str) -> torch.Tensor:
@@ -70,3 +70,15 @@ def test_posteriors_sum_to_one_and_the_answer_is_their_maximum():
 def test_codes_of_several_tokens_are_refused():
     with pytest.raises(ValueError, match="length bias"):
         score(make(), [question(1)], ["A", "Tape"])
+
+
+def test_views_are_averaged_and_the_answer_is_that_of_the_mean():
+    def view(what: float, first: float, following: float) -> Scored:
+        span = {(0, 40): first, (40, 125): 1 - first}
+        return Scored(Answer("", 0, 0, ""), {"A": what, "B": 1 - what}, span, {"A": following, "B": 1 - following})
+
+    made = average([view(0.6, 0.1, 0.4), view(0.6, 0.2, 0.4), view(0.0, 0.9, 1.0)])
+    assert made.what == pytest.approx({"A": 0.4, "B": 0.6})
+    assert made.span == pytest.approx({(0, 40): 0.4, (40, 125): 0.6})
+    assert made.next == pytest.approx({"A": 0.6, "B": 0.4})
+    assert made.answer == Answer("B", 40, 125, "A")

@@ -91,13 +91,14 @@ def test_the_answer_is_the_evaluations_own(served: Served, stages: Path, video: 
     from pipelines.openpack.settings import EvaluationSettings
 
     settings = EvaluationSettings(device="cpu")
-    tuned, base = (
-        Predictor.load(stages / "base_model", path, OPENPACK, settings) for path in (stages / "adapter", None)
-    )
-    expected, without = (one.answer_video(video, video.stem, KeyframeSettings()).brief() for one in (tuned, base))
+    base, adapter = stages / "base_model", stages / "adapter"
+    tuned, untuned = (Predictor.load(base, path, OPENPACK, settings, toy_bento.CALIBRATED) for path in (adapter, None))
+    expected, without = (one.answer_video(video, video.stem, KeyframeSettings()) for one in (tuned, untuned))
     answer = _post(served, video.name, video.read_bytes()).json()
-    assert answer == {**expected, "confidence": pytest.approx(expected["confidence"], abs=5e-4)}
-    assert abs(answer["confidence"] - without["confidence"]) > 1e-3  # the adapter is on it
+    assert answer == {**expected.brief(), "confidence": pytest.approx(expected.confidence, abs=5e-4)}
+    assert abs(answer["confidence"] - without.confidence) > 1e-3  # the adapter is on it
+    assert expected.raw
+    assert abs(answer["confidence"] - expected.raw.confidence) > 1e-3  # and the calibration
 
 
 def test_a_video_cut_short_is_answered_for_its_own_length(served: Served, tmp_path: Path) -> None:

@@ -15,9 +15,12 @@ from PIL import Image
 from pipelines.common.errors import DataError
 from pipelines.common.files import folder_digests, read_json, write_json, write_jsonl
 from pipelines.common.incremental import Item, run_items
+from pipelines.common.keyframes import Keyframes
+from pipelines.openpack import sequences
+from pipelines.openpack.boxes import Stretch
 from pipelines.openpack.clip_plan import Clip, Target, clip_id
 from pipelines.openpack.clips import CLIPS, frame_file
-from pipelines.openpack.loader import ShardReader, indices, order, verify
+from pipelines.openpack.loader import ShardReader, indices, order, read_manifest, verify
 from pipelines.openpack.prompt import brief_answer, prompt_text
 from pipelines.openpack.settings import ShardSettings
 from pipelines.openpack.shards import write_shards
@@ -26,6 +29,7 @@ from pipelines.openpack.taxonomy import LABELS, OPENPACK, Taxonomy
 
 USERS = {"U0101": 6, "U0102": 5, "U0107": 3, "U0108": 4, "U0209": 2}  # clips of each
 OPERATIONS = (100, 200, 600, 800, 8100)
+EVENLY = Keyframes((0, 31, 62, 94, 125), ((15, 16), (46, 47), (78, 79), (109, 110)))
 
 
 def make_clip(user: str, number: int) -> Clip:
@@ -40,15 +44,21 @@ def make_clip(user: str, number: int) -> Clip:
         boundaries=(80,),
         bounds=(0, 31, 62, 93, 125),
         pairs=tuple((anchor, anchor + 1) for anchor in anchors),
+        uniform=None if split_of(user) == "train" else EVENLY,
     )
+
+
+DONE = (Stretch(100, 25, 150), Stretch(200, 150, 700))
 
 
 def cut(payload: tuple[str, int], folder: Path) -> dict[str, Any]:
     """What the stage clips leaves of one session."""
     clips = [make_clip(payload[0], number) for number in range(payload[1])]
     write_jsonl(folder / CLIPS, [clip.model_dump(mode="json") for clip in clips])
+    sequences.write_sequence(folder / sequences.OPERATIONS, DONE)
     frame_file(folder, 0).parent.mkdir()
-    for frame in sorted({clip.start_frame + frame for clip in clips for frame in clip.keyframes.frames}):
+    shown = {clip.start_frame + frame for clip in clips for frame in (*clip.keyframes.frames, *EVENLY.frames)}
+    for frame in sorted(shown):
         grey = np.random.default_rng(frame).integers(0, 255, (24, 24, 3), dtype=np.uint8)
         Image.fromarray(grey).save(frame_file(folder, frame), "JPEG")
     write_json(folder / LABELS, OPENPACK.as_json())
@@ -76,6 +86,20 @@ def shards(clips: Path, tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
+def test_what_is_done_in_whole_sessions_is_packed_too(shards: Path, tmp_path: Path):
+    for split, users in (("train", ["U0101", "U0102"]), ("val", ["U0107"]), ("test", ["U0108"])):
+        labelled = sequences.read_sessions(shards, split)
+        assert [one.name for one in labelled] == [f"{user}/S0100" for user in users]
+        assert all(one.stretches == DONE for one in labelled)
+    (tmp_path / "sessions.jsonl").write_text(
+        '{"user": "U1", "session": "S1", "split": "val", "operations": [{"id": 1}]}'
+    )
+    with pytest.raises(
+        DataError, match=r"sessions\.jsonl: a line is no stretch .*Run the stages clips and shards again"
+    ):
+        sequences.read_sessions(tmp_path, "val")
+
+
 def test_every_clip_enters_the_split_of_its_user_and_nothing_is_hidden(shards: Path):
     manifest = verify(shards)
     content = manifest["splits"]
@@ -97,6 +121,8 @@ def test_a_sample_is_the_clip_its_frames_prompt_and_answer(shards: Path, clips: 
     assert (sample.key, sample.clip, sample.prompt) == (clip.clip_id, clip, prompt_text(clip.keyframes, OPENPACK))
     files = [frame_file(clips / "U0108/S0100", 150 + frame) for frame in (5, 6, 40, 41, 70, 71, 110, 111)]
     assert sample.jpegs == tuple(file.read_bytes() for file in files)
+    evenly = [frame_file(clips / "U0108/S0100", 150 + frame) for frame in EVENLY.frames]
+    assert sample.uniform == tuple(file.read_bytes() for file in evenly)
     assert sample.target == brief_answer(OPENPACK, clip.clip_id, 600, 0, 80, 800)
     assert sample.target == {
         "clip_id": "U0108_S0100_t0006",
@@ -104,6 +130,19 @@ def test_a_sample_is_the_clip_its_frames_prompt_and_answer(shards: Path, clips: 
         "temporal_segment": {"start_frame": 0, "end_frame": 80},
         "anticipated_next_operation": "Label",
     }
+
+
+def test_training_samples_hold_what_training_reads_and_no_more(shards: Path):
+    splits = read_manifest(shards)["splits"]
+    told = {"prompt.txt", "target.json", "clip.json"} | {f"{shown}.jpg" for shown in range(8)}
+    assert all(set(sample["members"]) == told for sample in splits["train"]["samples"])
+    told |= {f"uniform.{shown}.jpg" for shown in range(8)}
+    assert all(set(sample["members"]) == told for split in ("val", "test") for sample in splits[split]["samples"])
+    for split, has in (("train", False), ("test", True)):
+        sample = splits[split]["samples"][0]
+        offset, size = sample["members"]["clip.json"]
+        shard = shards / splits[split]["shards"][sample["shard"]]["file"]
+        assert ("uniform" in json.loads(shard.read_bytes()[offset : offset + size])) == has
 
 
 def test_the_library_reads_the_same_samples(shards: Path):

@@ -16,12 +16,20 @@ import httpx
 import psutil
 
 from pipelines.common.files import write_json
+from pipelines.openpack.boxes import Stretch
+from pipelines.openpack.calibrate import CALIBRATION, Calibration, count_transitions
 from pipelines.openpack.finetune import Adapter
+from pipelines.openpack.grammar import GRAMMAR, learn
 from pipelines.openpack.pretrain import BaseModel, read_base
 from pipelines.openpack.settings import EvaluationSettings
 from pipelines.openpack.taxonomy import LABELS, OPENPACK
 
 DATA = [{"source": "simulated", "view": "video", "sessions": 2, "operations": 80, "seconds": 360.0}]
+CALIBRATED = Calibration(
+    transitions=count_transitions([], OPENPACK), operation_temperature=2.0, next_temperature=0.5, prior_weight=0.25
+)
+ORDER = (100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
+CYCLE = learn([[Stretch(op_id, 100 * i, 100 * i + 100) for i, op_id in enumerate(ORDER * 3)]], OPENPACK)
 START_S = 300  # a machine that is busy with something else needs minutes to import torch
 
 
@@ -71,6 +79,8 @@ def describe(folder: Path, base: BaseModel, adapter_digest: str) -> None:
     write_json(folder / "adapter" / LABELS, OPENPACK.as_json())
     write_json(folder / "evaluation" / "report.json", {"run": {"adapter_digest": adapter_digest, "data": DATA}})
     EvaluationSettings(device="cpu").save(folder / "evaluation" / "settings.json")
+    CALIBRATED.save(folder / "evaluation" / CALIBRATION)
+    CYCLE.save(folder / "evaluation" / GRAMMAR)
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,15 @@ def result_assets(settings: AllSettings) -> list[dg.AssetsDefinition]:
 def _evaluation(settings: AllSettings) -> dg.AssetsDefinition:
     version = code_version("evaluation", settings.evaluation)
 
+    # the shards are cut from the normalised videos and change with them, so these need no edge of their own
     @dg.asset(deps=["base_model", "adapter", "shards"], group_name=GROUP, pool=GPU_POOL, code_version=version)
     def evaluation(context: dg.AssetExecutionContext, paths: Paths) -> dg.MaterializeResult:
-        """Base, tuned model and the trivial baselines on the same test clips, answered by the code of the service."""
-        from pipelines.openpack.evaluate import evaluate
+        """Base, tuned model, controls and trivial baselines on the same test clips, answered by the service's code."""
+        from pipelines.openpack.evaluate import Videos, evaluate
 
+        videos = Videos.of(paths.stage("normalized_video"), settings)
         base, adapter, shards, out = (paths.stage(name) for name in ("base_model", "adapter", "shards", "evaluation"))
-        report = evaluate(base, adapter, shards, out, settings.evaluation, progress=context.log.info)
+        report = evaluate(base, adapter, shards, out, settings.evaluation, context.log.info, videos)
         with atomic_file(paths.results) as part:
             shutil.copyfile(out / "results.json", part)
         return pages.result(
@@ -35,6 +37,7 @@ def _evaluation(settings: AllSettings) -> dg.AssetsDefinition:
             digest(report),
             figures=pages.figures(report["all_clips"]),
             native=pages.figures(report["all_clips_native"]),
+            report=dg.MetadataValue.path(out / "report.html"),
             picture=views.confusion(report["confusion"]["names"], report["confusion"]["counts"]),
         )
 

@@ -13,10 +13,11 @@ Nothing here knows labels, and nothing here reads files: frames come in as array
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal
 
 import numpy as np
@@ -80,13 +81,15 @@ class Keyframes:
 
 
 class Meter:
-    """Measures frames one after the other; holds a few hundred numbers a frame and no picture but the last."""
+    """Measures frames one after the other; holds a few hundred numbers a frame, until told to forget them, and no
+    picture but the last."""
 
     def __init__(self, settings: SignalSettings | None = None) -> None:
         self._settings = settings or SignalSettings()
-        self._entropy: list[np.ndarray] = []
-        self._motion: list[np.ndarray] = []
-        self._fresh: list[bool] = []
+        self._entropy: deque[np.ndarray] = deque()
+        self._motion: deque[np.ndarray] = deque()
+        self._fresh: deque[bool] = deque()
+        self._first = 0  # the frame whose values come first: those before are forgotten
         self._before: np.ndarray | None = None
 
     def add(self, frame: np.ndarray) -> None:
@@ -109,13 +112,24 @@ class Meter:
         """Frames [start, end), as if nothing came before them.
 
         So a clip that is cut out of a session and the same five seconds sent to a service show the same frames.
+        ValueError where one of them was forgotten.
         """
-        entropy, motion = (np.array(values[start:end], np.float32) for values in (self._entropy, self._motion))
-        fresh = np.array(self._fresh[start:end], bool)
+        if start < self._first:
+            raise ValueError(f"frame {start} is forgotten, the first that is known is {self._first}")
+        low, high = start - self._first, end - self._first
+        entropy, motion = (np.array([*islice(row, low, high)], np.float32) for row in (self._entropy, self._motion))
+        fresh = np.array([*islice(self._fresh, low, high)], bool)
         fresh[:1] = True
         still = 1 + int(np.argmax(np.append(fresh[1:], True)))  # the first picture and its repeats: moved from nothing
         motion[:still] = 0
         return Signal(entropy, motion, fresh)
+
+    def forget(self, before: int) -> None:
+        """Drops the values of all frames before that one, but for the last frame, which the next may repeat."""
+        while self._first < before and len(self._fresh) > 1:
+            for values in (self._entropy, self._motion, self._fresh):
+                values.popleft()
+            self._first += 1
 
 
 def measure(frames: Iterable[np.ndarray], repeated: np.ndarray, settings: SignalSettings | None = None) -> Signal:

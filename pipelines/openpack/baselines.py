@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pipelines.openpack.clip_plan import Target
+from pipelines.openpack.clip_plan import Clip, Target
 from pipelines.openpack.records import Labels, Reading, reading
 from pipelines.openpack.taxonomy import Taxonomy
 
@@ -27,6 +27,15 @@ class Baselines:
     native: Labels[int]
     brief: Labels[str]
     following: dict[int, int]
+
+    def answers(self, clip: Clip, operation: int) -> dict[str, Reading]:
+        """What each says of a clip, by arm; the table after `operation`, a model's, and again after the true one."""
+        return {
+            "whole_clip": self.whole_clip(clip.n_frames),
+            "majority_class": self.majority_class(),
+            "transition_table": self.transition_table(operation),
+            "transition_table_true": self.transition_table(clip.target.operation),
+        }
 
     def whole_clip(self, n_frames: int) -> Reading:
         """All `n_frames` frames, and nothing of operations."""

@@ -1,4 +1,4 @@
-"""What is needed to answer, in one folder: base, adapter, the settings they were evaluated with, and what they are.
+"""What is needed to answer, in one folder: base, adapter, the evaluation's settings, calibration and grammar.
 
 Belongs here: the format, written and read. Where a bundle is kept (BentoML's model store, by `resources.bento`) and
 what answers with it (`predict`, `service.py`) do not. Format of the folder:
@@ -7,6 +7,8 @@ what answers with it (`predict`, `service.py`) do not. Format of the folder:
                     weights of a named model stay on the hub or in the folder that base.json names
     adapter/        what the stage adapter wrote: weights as safetensors, and labels.json
     settings.json   `BundleSettings`
+    calibration.json  `Calibration` of this adapter, fitted under these settings
+    grammar.json    `Grammar` of the sessions that it was trained on
     info.json       `Info`
 """
 
@@ -21,7 +23,9 @@ from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, write_json
 from pipelines.common.keyframes import KeyframeSettings
 from pipelines.common.settings import Settings
+from pipelines.openpack.calibrate import CALIBRATION, Calibration
 from pipelines.openpack.finetune import read_adapter
+from pipelines.openpack.grammar import GRAMMAR, Grammar
 from pipelines.openpack.pretrain import read_base
 from pipelines.openpack.settings import EvaluationSettings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
@@ -62,6 +66,8 @@ class Bundle:
     base: Path
     adapter: Path
     settings: BundleSettings
+    calibration: Calibration
+    grammar: Grammar
     info: Info
 
     @property
@@ -69,7 +75,15 @@ class Bundle:
         return Taxonomy.read(self.adapter / LABELS)
 
 
-def write_bundle(base: Path, adapter: Path, out: Path, settings: BundleSettings, data: list[dict[str, Any]]) -> Info:
+def write_bundle(
+    base: Path,
+    adapter: Path,
+    out: Path,
+    settings: BundleSettings,
+    calibration: Calibration,
+    grammar: Grammar,
+    data: list[dict[str, Any]],
+) -> Info:
     """Puts the folders of the stages base_model and adapter together in `out`, whole or not at all.
 
     DataError where a stage's folder is not complete, where the adapter is another base's, and for a file that may hold
@@ -87,19 +101,22 @@ def write_bundle(base: Path, adapter: Path, out: Path, settings: BundleSettings,
         _copy(base, folder / BASE)
         _copy(adapter, folder / ADAPTER)
         settings.save(folder / SETTINGS)
+        calibration.save(folder / CALIBRATION)
+        grammar.save(folder / GRAMMAR)
         write_json(folder / INFO, asdict(info))
     return info
 
 
 def read_bundle(folder: Path) -> Bundle:
     """DataError where a file is missing or is no JSON."""
-    info = Info(**read_json(folder / INFO))
-    return Bundle(folder / BASE, folder / ADAPTER, BundleSettings.load(folder / SETTINGS), info)
+    settings, info = BundleSettings.load(folder / SETTINGS), Info(**read_json(folder / INFO))
+    calibration, grammar = Calibration.load(folder / CALIBRATION), Grammar.load(folder / GRAMMAR)
+    return Bundle(folder / BASE, folder / ADAPTER, settings, calibration, grammar, info)
 
 
 def bundle_digest(folder: Path) -> str:
     """Of a bundle's own files: what a store puts beside them does not count."""
-    parts = {BASE, ADAPTER, SETTINGS, INFO}
+    parts = {BASE, ADAPTER, SETTINGS, CALIBRATION, GRAMMAR, INFO}
     return digest({name: value for name, value in folder_digests(folder).items() if Path(name).parts[0] in parts})
 
 

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from pipelines.common.intervals import overlap
 from pipelines.common.keyframes import Keyframes
@@ -47,7 +47,7 @@ class Clip(BaseModel):
 
     `start_frame` counts from the start of the session's video, everything else from the start of the clip.
     `boundaries` are the true operation boundaries strictly inside; `bounds` and `pairs` come from the picture alone
-    (see `Keyframes`).
+    (see `Keyframes`). `uniform` is the choice of a control arm, evenly spaced; training clips have none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,10 +62,15 @@ class Clip(BaseModel):
     boundaries: tuple[int, ...]
     bounds: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
+    uniform: Keyframes | None = None
 
     @property
     def keyframes(self) -> Keyframes:
         return Keyframes(self.bounds, self.pairs)
+
+    @model_serializer(mode="wrap")
+    def _without_what_it_has_not(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,17 @@ belong here.
 Format of `<out>/<session>/`:
 
     clips.jsonl         one `Clip` a line, by start
+    operations.jsonl    all that the annotation says is done in the video: see `sequences`
     labels.json         the session's `Taxonomy`, in whose ids the clips speak
     frames/000123.jpg   each shown frame once, by its number in the session's video; overlapping clips share it
+
+Clips of all but training users also have the evenly spaced choice, for the control arm of an evaluation.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,19 +31,19 @@ from pipelines.common.console import run
 from pipelines.common.errors import DataError
 from pipelines.common.files import file_digest, read_jsonl, write_json, write_jsonl
 from pipelines.common.incremental import Item, Record, Told, read_records, run_items, untold
-from pipelines.common.keyframes import KeyframeSettings, Meter, choose
-from pipelines.common.media import VideoReader
-from pipelines.openpack.annotations import read_operations
+from pipelines.common.keyframes import KeyframeSettings, Signal, choose
+from pipelines.openpack.annotations import Timeline, read_operations
 from pipelines.openpack.clip_plan import Clip, PlannedClip, clip_id, plan
 from pipelines.openpack.normalise import VIDEO, read_frames
-from pipelines.openpack.settings import CLIP_FRAMES, FPS, STAGE_VERSIONS, ClipSettings, load_settings
+from pipelines.openpack.sequences import OPERATIONS, sequence, write_sequence
+from pipelines.openpack.settings import FPS, STAGE_VERSIONS, ClipSettings, load_settings
 from pipelines.openpack.sources import RawSession, read_session, read_taxonomy
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
+from pipelines.openpack.windows import look
 
 VERSION = STAGE_VERSIONS["clips"]
 CLIPS = "clips.jsonl"
 FRAMES = "frames"
-BATCH = 64  # frames in memory at a time: 22 MB at 336×336
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ def _cut(job: _Job, folder: Path) -> dict[str, Any]:
     write_json(folder / LABELS, taxonomy.as_json())
     origin = {"source": raw.source, "view": raw.stream.kind, "split": raw.split, "person": raw.person}
     origin["annotated"] = raw.n_operations
-    planned = _plan(raw, taxonomy, job, len(frames))
+    timeline = _timeline(raw, taxonomy, job)
+    write_sequence(folder / OPERATIONS, sequence(timeline, raw.first_ms, len(frames)) if timeline else ())
+    planned = _plan(raw, timeline, job, len(frames))
     if isinstance(planned, str):
         write_jsonl(folder / CLIPS, [])
         return {**origin, "clips": 0, "why": planned}
@@ -117,14 +122,20 @@ def _cut(job: _Job, folder: Path) -> dict[str, Any]:
     return {**origin, **_summary(clips, taxonomy, written, len(frames)), "settings": settings}
 
 
-def _plan(raw: RawSession, taxonomy: Taxonomy, job: _Job, n_frames: int) -> list[PlannedClip] | str:
-    """The session's clips, or why there are none."""
+def _timeline(raw: RawSession, taxonomy: Taxonomy, job: _Job) -> Timeline | None:
+    """The annotation, None where the session has none. DataError where it is not the one that raw_session saw."""
     if raw.annotation is None:
-        return "the session has no annotations"
+        return None
     path = job.raw / raw.annotation
     if not path.is_file() or file_digest(path) != raw.annotation_digest:
         raise DataError("the annotations have changed since raw_session", file=path, cure="Run raw_session again.")
-    timeline = read_operations(path, taxonomy)
+    return read_operations(path, taxonomy)
+
+
+def _plan(raw: RawSession, timeline: Timeline | None, job: _Job, n_frames: int) -> list[PlannedClip] | str:
+    """The session's clips, or why there are none."""
+    if timeline is None:
+        return "the session has no annotations"
     planned = plan(timeline, raw.first_ms, n_frames, job.clip, training=raw.split == "train")
     return planned or "no five seconds of the video lie within the annotated time before the last operation"
 
@@ -138,33 +149,21 @@ def _look(
     video has not the frames of its table.
     """
     (folder / FRAMES).mkdir()
-    meter, recent, clips, written = Meter(), deque[np.ndarray](maxlen=CLIP_FRAMES), [], set[int]()
-    waiting = deque(planned)
-    with VideoReader(job.normalized / VIDEO) as reader:
-        if len(reader) != len(repeated):
-            what = f"the video has {len(reader)} frames and its table {len(repeated)}"
-            raise DataError(what, file=job.normalized / VIDEO, cure="Run the stage normalized_video again.")
-        batches = reader.batches(BATCH, np.flatnonzero(~repeated))
-        pictures = (frame for batch in batches for frame in batch)
-        for number, again in enumerate(repeated.tolist(), 1):
-            if again:
-                meter.again()
-                recent.append(recent[-1])
-            else:
-                recent.append(next(pictures))
-                meter.add(recent[-1])
-            while waiting and waiting[0].start_frame + CLIP_FRAMES == number:
-                clip = _clip(raw, waiting.popleft(), meter, job.keyframes)
-                clips.append(clip)
-                for shown in sorted({clip.start_frame + one for one in clip.keyframes.frames} - written):
-                    picture = Image.fromarray(recent[shown - clip.start_frame])
-                    picture.save(frame_file(folder, shown), "JPEG", quality=job.clip.jpeg_quality)
-                    written.add(shown)
+    clips, written = [], set[int]()
+    seen = look(job.normalized / VIDEO, repeated, [one.start_frame for one in planned])
+    for one, stretch in zip(planned, seen, strict=True):
+        clip = _clip(raw, one, stretch.signal, job.keyframes)
+        clips.append(clip)
+        frames = clip.keyframes.frames + (clip.uniform.frames if clip.uniform else ())
+        for shown in sorted({clip.start_frame + frame for frame in frames} - written):
+            picture = Image.fromarray(stretch.frames[shown - clip.start_frame])
+            picture.save(frame_file(folder, shown), "JPEG", quality=job.clip.jpeg_quality)
+            written.add(shown)
     return clips, len(written)
 
 
-def _clip(raw: RawSession, planned: PlannedClip, meter: Meter, settings: KeyframeSettings) -> Clip:
-    keyframes = choose(meter.signal(planned.start_frame, planned.start_frame + CLIP_FRAMES), settings)
+def _clip(raw: RawSession, planned: PlannedClip, signal: Signal, settings: KeyframeSettings) -> Clip:
+    keyframes, uniform = choose(signal, settings), settings.model_copy(update={"method": "uniform"})
     return Clip(
         clip_id=clip_id(raw.user, raw.session, planned.start_frame),
         user=raw.user,
@@ -175,6 +174,7 @@ def _clip(raw: RawSession, planned: PlannedClip, meter: Meter, settings: Keyfram
         boundaries=planned.boundaries,
         bounds=keyframes.bounds,
         pairs=keyframes.pairs,
+        uniform=None if raw.split == "train" else choose(signal, uniform),
     )
 
 

@@ -1,16 +1,22 @@
-"""Stage `evaluation`: base, tuned model and the baselines answer all test clips, and their answers become figures.
+"""Stage `evaluation`: base, tuned model, controls and baselines answer all test clips; answers become figures.
 
-Belongs here: who answers, and the files. What is counted (`metrics`), what a record holds (`records`), how a model
-answers (`predict`, the code of the service) and what a baseline says (`baselines`) do not. Test clips are answered and
-scored and touch no choice; baselines are fitted on the train split.
+Belongs here: the order of things, and the files. Who answers (`arms`), what is counted (`metrics`, `summary`), what a
+record holds (`records`), whole sessions (`whole_sessions`), what a person gets to read (`report`) and how a model
+answers (`predict`, the code of the service) do not. Test clips are answered and scored and touch no choice: baselines
+and transitions are counted on the train split, the grammar on its sessions; calibration and thresholds are chosen on
+the validation split.
 
 Format of `<out>/`, free of times, so that the same answers give the same bytes:
 
     results.json    `base_model` and `finetuned_model`, each {OCA, tIoU@0.5, AA@1} on the first clips by clip_id and in
                     the brief's names, and `run`
-    report.json     `metrics.report_figures` and `run`: on what data, with which models
+    report.json     `summary.report_figures`, `run`: on what data, with which models, and `whole_sessions`: see there
+    report.html     the same for people, with pictures: see `report`
     records.jsonl   one `records.ClipRecord` a clip and arm: clips by id, arms in the order of the report
     labels.json     the `Taxonomy` of the records' ids
+    timelines.jsonl   the sessions that were answered as a whole, a line each: see `whole_sessions`
+    calibration.json  the `Calibration` of the tuned model
+    grammar.json    the `Grammar` of the training sessions
     settings.json   the effective settings
 """
 
@@ -18,72 +24,79 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pipelines.common.console import run
 from pipelines.common.errors import DataError
-from pipelines.common.files import atomic_folder, digest, write_json
+from pipelines.common.files import atomic_folder, write_json, write_jsonl
 from pipelines.common.storage import local_folder
+from pipelines.openpack.arms import answer_clips
 from pipelines.openpack.baselines import Baselines, fit
+from pipelines.openpack.calibrate import CALIBRATION, Calibration, calibrate, count_transitions
 from pipelines.openpack.finetune import ADAPTER, Adapter, read_adapter
-from pipelines.openpack.loader import Sample, ShardReader, read_manifest
-from pipelines.openpack.metrics import BASE, BRIEF_METRICS, TUNED, report_figures
+from pipelines.openpack.grammar import GRAMMAR
+from pipelines.openpack.loader import ShardReader, read_manifest
+from pipelines.openpack.metrics import BASE, BRIEF_METRICS, TUNED
 from pipelines.openpack.pretrain import BaseModel, read_base
-from pipelines.openpack.prompt import prompt_text
-from pipelines.openpack.records import ClipRecord, Posterior, Reading, read_clip_records, reading, write_clip_records
+from pipelines.openpack.records import read_clip_records, write_clip_records
+from pipelines.openpack.report import PAGE, write_page
 from pipelines.openpack.settings import EvaluationSettings, load_settings
+from pipelines.openpack.summary import report_figures
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
+from pipelines.openpack.whole_sessions import Videos, answer_sessions, learn_grammar, session_figures
 
 if TYPE_CHECKING:
-    from pipelines.common.vlm.dialogue import Question
-    from pipelines.openpack.predict import Prediction
+    from pipelines.openpack.predict import Predictor
 
 RECORDS, REPORT, RESULTS, SETTINGS = "records.jsonl", "report.json", "results.json", "settings.json"
-DIGITS = 6  # of a share in the records
+TIMELINES = "timelines.jsonl"
 
 Say = Callable[[str], None]
 
 
-class Answerer(Protocol):
-    """What is evaluated: a `Predictor`, or anything that answers questions as one."""
-
-    size: int | None
-
-    def answer(self, clip_ids: Sequence[str], questions: Sequence[Question]) -> list[Prediction]: ...
-
-
 def evaluate(
-    base: Path, adapter: Path, shards: Path, out: Path, settings: EvaluationSettings, progress: Say = print
+    base: Path,
+    adapter: Path,
+    shards: Path,
+    out: Path,
+    settings: EvaluationSettings,
+    progress: Say = print,
+    videos: Videos | None = None,
 ) -> dict[str, Any]:
     """Writes `out`, replacing it in one step, and returns the report.
 
-    `base`, `adapter` and `shards` are the folders of these stages. DataError where the adapter is another base's, where
-    a shard is damaged, or where there is no training or test clip; `out` then stays as it was.
+    `base`, `adapter` and `shards` are the folders of these stages. Whole sessions are answered where there are `videos`
+    of them. DataError where the adapter is another base's, where a shard is damaged, where there is no training or
+    test clip, or where a video is missing; `out` then stays as it was.
     """
-    from pipelines.openpack.predict import Predictor
-
     base_model, tuned = read_base(base), read_adapter(adapter)
     if tuned.base_digest != base_model.digest:
         what = f"it was trained on {tuned.base} ({tuned.base_digest}), here is {base_model.name} ({base_model.digest})"
         raise DataError(what, file=adapter / ADAPTER, cure="Train an adapter on this base, or name its own base.")
-    train, test = ShardReader(shards, "train"), ShardReader(shards, "test")
-    taxonomy = Taxonomy.read(shards / LABELS)
+    test, taxonomy = ShardReader(shards, "test"), Taxonomy.read(shards / LABELS)
     run = _run(base_model, tuned, shards, taxonomy, len(test), settings)
-    baselines = fit((train.sample(index).clip.target for index in range(len(train))), taxonomy)
     models = {BASE: base_model.digest, TUNED: f"{base_model.digest}+{tuned.digest}"}
-    adapters = {BASE: None, TUNED: adapter}
-    predictors = {arm: Predictor.load(base, adapters[arm], taxonomy, settings) for arm in adapters}
-    records = list(answer_clips(predictors, baselines, test, settings, models, progress))
-    report = {**report_figures(records, taxonomy), "run": run}
+    predictors, baselines, calibration = _answerers(base, adapter, shards, taxonomy, settings, progress)
+    records = list(answer_clips(*predictors, baselines, test, settings, models, progress))
+    grammar = learn_grammar(shards, taxonomy)
+    whole = list(answer_sessions(predictors[1], shards, videos, grammar, progress)) if videos else []
+    sessions = session_figures(whole, shards, grammar)
+    report = {**report_figures(records, taxonomy), "whole_sessions": sessions, "run": run}
     with atomic_folder(out) as folder:
         write_clip_records(folder / RECORDS, records)
         write_json(folder / REPORT, report)
         write_json(folder / RESULTS, results(report))
         write_json(folder / LABELS, taxonomy.as_json())
+        write_jsonl(folder / TIMELINES, [one.as_row() for one in whole])
+        calibration.save(folder / CALIBRATION)
+        grammar.save(folder / GRAMMAR)
         settings.save(folder / SETTINGS)
-    for arm in predictors:
+        write_page(folder / PAGE, report, records, taxonomy, test, whole)
+    if sessions["mean"]:
+        progress(f"timelines of {len(sessions['timelines'])} test sessions: {json.dumps(sessions['mean']['decoded'])}")
+    for arm in (BASE, TUNED):
         progress(f"{arm} on all {len(test)} test clips: {json.dumps(report['all_clips'][arm])}")
     return report
 
@@ -94,66 +107,21 @@ def results(report: Mapping[str, Any]) -> dict[str, Any]:
     return {**models, "run": report["run"]}
 
 
-def answer_clips(
-    predictors: Mapping[str, Answerer],
-    baselines: Baselines,
-    test: ShardReader,
-    settings: EvaluationSettings,
-    models: Mapping[str, str],
-    progress: Say,
-) -> Iterator[ClipRecord]:
-    """Records of all test clips, arm by arm for each: `predictors` in their order, then the baselines.
+def _answerers(
+    base: Path, adapter: Path, shards: Path, taxonomy: Taxonomy, settings: EvaluationSettings, progress: Say
+) -> tuple[tuple[Predictor, Predictor], Baselines, Calibration]:
+    """Base and tuned model, the baselines and the calibration: all that is fitted, on training and validation clips.
 
-    `predictors` must have TUNED among them, whose operation the transition table is given; `models` says by arm which
-    weights answered. Each clip is decoded once for all, a batch at a time, so that memory does not grow with the test
-    split.
+    The base answers uncalibrated, as it is without this project.
     """
-    from pipelines.openpack.predict import clip_question, sample_frames
+    from pipelines.openpack.predict import Predictor
 
-    (size,) = {predictor.size for predictor in predictors.values()}
-    for start in range(0, len(test), settings.batch_size):
-        batch = [test.sample(index) for index in range(start, min(start + settings.batch_size, len(test)))]
-        questions = [
-            clip_question(sample_frames(sample, size), sample.clip.keyframes, baselines.taxonomy) for sample in batch
-        ]
-        keys = [sample.key for sample in batch]
-        answers = {arm: predictor.answer(keys, questions) for arm, predictor in predictors.items()}
-        for index, sample in enumerate(batch):
-            predictions = {arm: answers[arm][index] for arm in predictors}
-            yield from _records(sample, predictions, baselines, models, start + index < settings.clips)
-        progress(f"{start + len(batch)} of {len(test)} test clips answered")
-
-
-def _records(
-    sample: Sample,
-    predictions: Mapping[str, Prediction],
-    baselines: Baselines,
-    models: Mapping[str, str],
-    first: bool,
-) -> Iterator[ClipRecord]:
-    clip, target, taxonomy = sample.clip, sample.clip.target, baselines.taxonomy
-    prompt = digest(prompt_text(clip.keyframes, taxonomy).encode())
-    of_clip = clip.model_dump(include={"clip_id", "n_frames", "kind", "boundaries", "bounds", "pairs"})
-    truth = reading(taxonomy, target.operation, (target.start, target.end), target.next)
-
-    def record(arm: str, said: Reading, **of_model: Any) -> ClipRecord:
-        return ClipRecord(**of_clip, arm=arm, first=first, truth=truth, prediction=said, **of_model)
-
-    for arm, one in predictions.items():
-        said = reading(taxonomy, one.operation, (one.start, one.end), one.next)
-        yield record(arm, said, posterior=_posterior(one), prompt=prompt, model=models[arm])
-    yield record("whole_clip", baselines.whole_clip(clip.n_frames))
-    yield record("majority_class", baselines.majority_class())
-    yield record("transition_table", baselines.transition_table(predictions[TUNED].operation))
-    yield record("transition_table_true", baselines.transition_table(target.operation))
-
-
-def _posterior(prediction: Prediction) -> Posterior:
-    def rounded(shares: Mapping[int, float]) -> dict[int, float]:
-        return {op_id: round(share, DIGITS) for op_id, share in shares.items()}
-
-    span = tuple((start, end, round(share, DIGITS)) for (start, end), share in prediction.span.items())
-    return Posterior(what=rounded(prediction.what), next=rounded(prediction.next_share), span=span)
+    train = ShardReader(shards, "train")
+    clips = [train.sample(index).clip for index in range(len(train))]
+    untuned, tuned = (Predictor.load(base, weights, taxonomy, settings) for weights in (None, adapter))
+    calibration = calibrate(tuned, shards, count_transitions(clips, taxonomy), progress)
+    baselines = fit((clip.target for clip in clips), taxonomy)
+    return (untuned, tuned.calibrated(calibration)), baselines, calibration
 
 
 def _run(
@@ -185,22 +153,24 @@ def main() -> None:
     parser.add_argument("--adapter", help="folder of the stage adapter, or the URL of a published one")
     parser.add_argument("--shards", help="folder of the stage shards, or the URL of a published one")
     parser.add_argument("--out", type=Path, help="for example data/evaluation; what lies there is replaced")
+    parser.add_argument("--videos", type=Path, help="folder of the stage normalized_video: answer whole sessions too")
     parser.add_argument("--preset", help="settings of pipelines/openpack/presets; else as VLM asks")
     parser.add_argument("--settings", type=Path, help="a settings.toml, on top of the preset")
     parser.add_argument("--records", type=Path, help="a records.jsonl: print its figures again, answer nothing")
     arguments = parser.parse_args()
     folders = [arguments.base, arguments.adapter, arguments.shards, arguments.out]
     if arguments.records:
-        if any(folders):
+        if any([*folders, arguments.videos]):
             parser.error("--records stands alone: the figures follow from the records")
         taxonomy = Taxonomy.read(arguments.records.with_name(LABELS))
         print(json.dumps(report_figures(read_clip_records(arguments.records), taxonomy), indent=1))
         return
     if not all(folders):
         parser.error("--base, --adapter, --shards and --out go together; or give --records alone")
-    settings = load_settings(arguments.settings, preset=arguments.preset).evaluation
+    settings = load_settings(arguments.settings, preset=arguments.preset)
     base, adapter, shards = (local_folder(one) for one in (arguments.base, arguments.adapter, arguments.shards))
-    evaluate(base, adapter, shards, arguments.out, settings)
+    videos = Videos.of(arguments.videos, settings) if arguments.videos else None
+    evaluate(base, adapter, shards, arguments.out, settings.evaluation, videos=videos)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,19 @@ from pipelines.common.console import run
 from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, write_json
 from pipelines.common.storage import local_folder
 from pipelines.openpack.loader import ShardReader, order, read_manifest
+from pipelines.openpack.model_card import model_card
 from pipelines.openpack.pretrain import BaseModel, read_base
 from pipelines.openpack.settings import STAGE_VERSIONS, FinetuneSettings, load_settings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
 if TYPE_CHECKING:
     from pipelines.common.vlm.encode import Encoded
+    from pipelines.common.vlm.features import VisionFeatures
+    from pipelines.common.vlm.load import Vlm
+    from pipelines.common.vlm.ranks import Ranks
 
 VERSION = STAGE_VERSIONS["adapter"]
-ADAPTER, SETTINGS = "adapter.json", "settings.json"
+ADAPTER, SETTINGS, CARD = "adapter.json", "settings.json", "README.md"
 
 Say = Callable[[str], None]
 
@@ -47,63 +51,174 @@ class Adapter:
 
 
 def finetune(base: Path, shards: Path, out: Path, settings: FinetuneSettings, progress: Say = print) -> Adapter:
-    """Trains the adapter and writes it to `out`; goes on from the last checkpoint of the same settings and data."""
-    import torch
+    """Trains the adapter and writes it to `out`; goes on from the last checkpoint of the same settings and data.
 
-    from pipelines.common.vlm.load import load
-    from pipelines.common.vlm.lora import put_lora
-    from pipelines.common.vlm.train import checkpoint_folder, fit
+    In each of `settings.processes` processes alike, each with its share of every step; the first one writes and tells.
+    SetupError, before weights are read, where the GPU is missing, busy or too small, or where another number of
+    processes runs.
+    """
+    from pipelines.common.vlm.ranks import joined
+    from pipelines.common.vlm.train import checkpoint_folder
 
-    base_model, manifest = read_base(base), read_manifest(shards)
-    place = base_model.place(base)
-    torch.manual_seed(settings.loop.seed)
-    vlm = load(place, quantization=settings.quantization, device=settings.device)
-    model = put_lora(vlm.model, settings.lora, gradient_checkpointing=settings.gradient_checkpointing)
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    progress(f"{trained:,} trained parameters on {base_model.name}, {len(ShardReader(shards, 'train'))} clips")
-    data = [shard["digest"] for shard in manifest["splits"]["train"]["shards"]]
-    key = digest([VERSION, settings.digest(), base_model.digest, data])
-    maker = partial(_training_rows, place, shards, settings)
-    with Ahead(maker) as rows, checkpoint_folder(out, key) as checkpoints:
-        losses = fit(model, vlm.encoder, rows, settings.loop, checkpoints, device=vlm.device, progress=progress)
-        taxonomy = Taxonomy.read(shards / LABELS)
-        return _save(model, vlm, out, settings, base_model, taxonomy, len(ShardReader(shards, "train")), losses)
+    with joined(settings.device, settings.processes) as ranks:
+        tell = progress if ranks.first else _nothing
+        _require_room(base, settings, tell)
+        vlm, model = _model(base, settings)
+        tell(f"{_trained(model):,} trained parameters on {read_base(base).name}")
+        with checkpoint_folder(out, _key(base, shards, settings), ranks) as checkpoints:
+            losses = _fit(vlm, model, base, shards, out, settings, checkpoints, ranks, tell)
+            if ranks.first:
+                _save(model, vlm, out, settings, read_base(base), shards, losses)
+            ranks.wait()
+    return read_adapter(out)
 
 
 def read_adapter(folder: Path) -> Adapter:
     return Adapter(**read_json(folder / ADAPTER))
 
 
+def clips_a_step(settings: FinetuneSettings) -> int:
+    """Of all processes together."""
+    return settings.loop.batch_size * settings.loop.gradient_accumulation_steps * settings.processes
+
+
+def sample_numbers(count: int, settings: FinetuneSettings, rank: int, step: int) -> list[tuple[int, int]]:
+    """(position, sample number) of each clip of a step in process `rank`, of `count` samples in all.
+
+    A step goes through the next positions of all epochs, each process through a part of them of its own: two
+    processes see what one with twice the batch would see.
+    """
+    whole = clips_a_step(settings)
+    share = whole // settings.processes
+    first = step * whole + rank * share
+    numbered = []
+    for position in range(first, first + share):
+        epoch, place = divmod(position, count)
+        numbered.append((position, int(order(count, settings.loop.seed, epoch)[place])))
+    return numbered
+
+
+def _nothing(line: str) -> None:
+    """What the other processes tell."""
+
+
+def _require_room(base: Path, settings: FinetuneSettings, tell: Say) -> None:
+    from pipelines.common.vlm.room import require_room
+    from pipelines.openpack.vram import plan_of
+
+    require_room(read_base(base).place(base), plan_of(settings), settings.device, tell)
+
+
+def _model(base: Path, settings: FinetuneSettings) -> tuple[Vlm, Any]:
+    """The base as it was loaded, and with LoRA on it."""
+    import torch
+
+    from pipelines.common.vlm.load import load
+    from pipelines.common.vlm.lora import put_lora
+
+    torch.manual_seed(settings.loop.seed)
+    vlm = load(read_base(base).place(base), quantization=settings.quantization, device=settings.device)
+    model = put_lora(
+        vlm.model,
+        settings.lora,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        use_reentrant=settings.use_reentrant,
+        input_require_grads=settings.input_require_grads,
+    )
+    return vlm, model
+
+
+def _trained(model: Any) -> int:
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+
+def _key(base: Path, shards: Path, settings: FinetuneSettings) -> str:
+    """What checkpoints belong to."""
+    data = [shard["digest"] for shard in read_manifest(shards)["splits"]["train"]["shards"]]
+    return digest([VERSION, settings.digest(), read_base(base).digest, data])
+
+
+def _fit(
+    vlm: Vlm,
+    model: Any,
+    base: Path,
+    shards: Path,
+    out: Path,
+    settings: FinetuneSettings,
+    checkpoints: Path,
+    ranks: Ranks,
+    tell: Say,
+) -> list[tuple[int, float]]:
+    """The loop over the shards' train split, in this process's share; the loss of every step."""
+    from pipelines.common.vlm.features import VisionFeatures
+    from pipelines.common.vlm.room import left_to_change
+    from pipelines.common.vlm.train import fit
+    from pipelines.openpack.vram import plan_of
+
+    count = len(ShardReader(shards, "train"))
+    board = out.with_name(f"{out.name}.tensorboard") / checkpoints.name if settings.loop.tensorboard else None
+    with Ahead(partial(_training_rows, read_base(base).place(base), shards, settings, ranks.index)) as rows:
+        given = rows
+        if not settings.lora.vision:
+            store = checkpoints / "features" / f"process-{ranks.index}" if settings.cache_vision else None
+            given = partial(_seen_rows, VisionFeatures(model, vlm.encoder, store), rows, count, settings, ranks.index)
+        return fit(
+            model,
+            vlm.encoder,
+            given,
+            settings.loop,
+            checkpoints,
+            device=vlm.device,
+            progress=tell,
+            ranks=ranks,
+            board=board,
+            when_full=left_to_change(plan_of(settings)),
+        )
+
+
+def _seen_rows(
+    features: VisionFeatures,
+    rows: Callable[[int], list[Encoded]],
+    count: int,
+    settings: FinetuneSettings,
+    rank: int,
+    step: int,
+) -> list[Encoded]:
+    """A step's rows after a look through the frozen tower."""
+    return features.fill(rows(step), [number for _, number in sample_numbers(count, settings, rank, step)])
+
+
 def _save(
     model: Any,
-    vlm: Any,
+    vlm: Vlm,
     out: Path,
     settings: FinetuneSettings,
     base: BaseModel,
-    taxonomy: Taxonomy,
-    clips: int,
+    shards: Path,
     losses: list[tuple[int, float]],
-) -> Adapter:
+) -> None:
     import torch
 
     peak = torch.cuda.max_memory_allocated() if vlm.device.type == "cuda" else None
-    seen = settings.loop.steps * settings.loop.batch_size * settings.loop.gradient_accumulation_steps
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    manifest, taxonomy = read_manifest(shards), Taxonomy.read(shards / LABELS)
+    clips = len(manifest["splits"]["train"]["samples"])
+    epochs = round(settings.loop.steps * clips_a_step(settings) / clips, 2)
     with atomic_folder(out) as folder:
         # PEFT would note the folder that the base was loaded from, and equal adapters would differ by their place
         model.peft_config["default"].base_model_name_or_path = base.name
         model.save_pretrained(folder, save_embedding_layers=False)  # none is trained; "auto" would look the base up
         vlm.encoder.processor.save_pretrained(folder)
         write_json(folder / LABELS, taxonomy.as_json())
+        card = model_card(base, settings, taxonomy, manifest, _trained(model), losses)
+        (folder / CARD).write_text(card, encoding="utf-8")  # in place of PEFT's, which is a form with blanks
         weights = digest(folder_digests(folder))
-        adapter = Adapter(base.name, base.digest, weights, trained, clips, round(seen / clips, 2), peak, losses)
+        adapter = Adapter(base.name, base.digest, weights, _trained(model), clips, epochs, peak, losses)
         write_json(folder / ADAPTER, asdict(adapter))
         settings.save(folder / SETTINGS)
-    return adapter
 
 
-def _training_rows(place: str, shards: Path, settings: FinetuneSettings) -> Callable[[int], list[Encoded]]:
-    """Encoded samples of a step: the shards' own order by seed and epoch, augmented by seed and position."""
+def _training_rows(place: str, shards: Path, settings: FinetuneSettings, rank: int) -> Callable[[int], list[Encoded]]:
+    """Encoded samples of a step in process `rank`, augmented by seed and position."""
     import numpy as np
     import torch
     from transformers import AutoProcessor
@@ -117,21 +232,20 @@ def _training_rows(place: str, shards: Path, settings: FinetuneSettings) -> Call
     keep_frame_size(processor)
     encoder, reader = Encoder(processor), ShardReader(shards, "train")
     pixels, taxonomy = model_size(processor), Taxonomy.read(shards / LABELS)
-    size, seed = settings.loop.batch_size * settings.loop.gradient_accumulation_steps, settings.loop.seed
 
     torch.set_num_threads(1)
 
     def rows(step: int) -> list[Encoded]:
         questions, answers = [], []
-        for position in range(step * size, (step + 1) * size):
-            epoch, place_in_epoch = divmod(position, len(reader))
-            sample = reader.sample(int(order(len(reader), seed, epoch)[place_in_epoch]))
-            rng = np.random.default_rng((seed, position))
+        for position, number in sample_numbers(len(reader), settings, rank, step):
+            sample = reader.sample(number)
+            rng = np.random.default_rng((settings.loop.seed, position))
             keyframes = renumber(sample.clip.keyframes, settings.augment, rng)
             moved = dict(zip(sample.clip.bounds, keyframes.bounds, strict=True))
             answer = sample_answer(sample, taxonomy)
             answers.append(replace(answer, start=moved[answer.start], end=moved[answer.end]).text())
-            frames = augment(sample_frames(sample, pixels), settings.augment, rng)
+            frames = sample_frames(sample, pixels)
+            frames = augment(frames, settings.augment, rng) if settings.augment.changes_pictures else frames
             questions.append(clip_question(frames, keyframes, taxonomy))
         return encoder.encode(questions, answers)
 

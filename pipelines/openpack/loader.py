@@ -22,10 +22,12 @@ import numpy as np
 
 from pipelines.common.errors import DataError
 from pipelines.common.files import file_digest, read_json
+from pipelines.common.keyframes import Keyframes
 from pipelines.openpack.clip_plan import Clip
 from pipelines.openpack.splits import Split
 
 MANIFEST = "manifest.json"
+UNIFORM = "uniform."  # before the names of the evenly spaced pictures of a sample
 _CURE = "Run the stage shards again, or copy the folder again if it came from another machine."
 
 
@@ -33,7 +35,8 @@ _CURE = "Run the stage shards again, or copy the folder again if it came from an
 class Sample:
     """One clip as it is trained on: the shown frames as JPEG in shown order, the prompt, the answer, the clip.
 
-    `target` is the brief's JSON in the brief's names; `clip.target` has OpenPack's own ids.
+    `target` is the brief's JSON in the brief's names; `clip.target` has OpenPack's own ids. `uniform` are the frames
+    of `clip.uniform`, none for training clips.
     """
 
     key: str
@@ -41,6 +44,7 @@ class Sample:
     prompt: str
     target: dict[str, Any]
     clip: Clip
+    uniform: tuple[bytes, ...] = ()
 
 
 def read_manifest(shards: Path) -> dict[str, Any]:
@@ -104,10 +108,11 @@ class ShardReader:
         clip = Clip.model_validate_json(members["clip.json"])
         return Sample(
             key=entry["key"],
-            jpegs=tuple(members[f"{shown}.jpg"] for shown in range(len(clip.keyframes.frames))),
+            jpegs=_pictures(members, "", clip.keyframes),
             prompt=members["prompt.txt"].decode(),
             target=json.loads(members["target.json"]),
             clip=clip,
+            uniform=_pictures(members, UNIFORM, clip.uniform),
         )
 
     def stream(self, seed: int, position: int = 0, workers: int = 1) -> Iterator[Sample]:
@@ -121,6 +126,10 @@ class ShardReader:
             for number in numbers:
                 yield ahead.popleft().result()
                 ahead.append(pool.submit(self.sample, number))
+
+
+def _pictures(members: dict[str, bytes], prefix: str, shown: Keyframes | None) -> tuple[bytes, ...]:
+    return tuple(members[f"{prefix}{place}.jpg"] for place in range(len(shown.frames))) if shown else ()
 
 
 def _verify_shard(path: Path, entry: dict[str, Any]) -> None:

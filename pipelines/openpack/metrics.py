@@ -1,7 +1,8 @@
 """From records to figures: how often, how well and how far off an arm answered.
 
 Belongs here: definitions, as pure functions of `records.ClipRecord`, so that every figure can be had again from the
-file. Nothing here loads a model or picks anything. Statistics on plain numbers are in `common.stats`.
+file. Nothing here loads a model or picks anything. Statistics on plain numbers are in `common.stats`; how far a figure
+can be trusted, and all of a report together, in `summary`.
 
 A figure is None where an arm never speaks of what it measures (a whole clip names no operation) or where no clip
 counts for it. On an arm that does speak, a clip without an answer is a miss.
@@ -9,73 +10,77 @@ counts for it. On an arm that does speak, a clip without an answer is a miss.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from statistics import fmean, median
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from statistics import fmean
 from typing import Any
 
-from pipelines.common.intervals import iou
-from pipelines.common.stats import wilson
+import numpy as np
+
+from pipelines.common import stats
+from pipelines.common.intervals import iou, length
 from pipelines.openpack.records import ClipRecord, LabelSet
 from pipelines.openpack.taxonomy import Taxonomy
 
 BASE, TUNED = "base_model", "finetuned_model"
 BRIEF_METRICS = ("OCA", "tIoU@0.5", "AA@1")  # the brief's three, in its spelling: the keys of results.json
-TIOU_THRESHOLD = 0.5
+TIOU_THRESHOLDS = (0.5, 0.7, 0.9)  # the brief's, and two that the whole clip does not reach
 
-
-def report_figures(records: Sequence[ClipRecord], taxonomy: Taxonomy) -> dict[str, Any]:
-    """Everything in `report.json` that follows from records and taxonomy; arms in the order of their first record.
-
-    `all_clips` and `all_clips_native`: `figures` by arm, in the brief's names and in OpenPack's classes. `first_clips`:
-    the same on the clips marked `first`, with `intervals`. `confusion`: of the tuned model. `counts`: of clips.
-    """
-    arms: dict[str, list[ClipRecord]] = {}
-    for record in records:
-        arms.setdefault(record.arm, []).append(record)
-    first = {arm: [record for record in rows if record.first] for arm, rows in arms.items()}
-    clips = {record.clip_id: record for record in records}.values()
-    return {
-        "all_clips": {arm: figures(rows, "brief") for arm, rows in arms.items()},
-        "all_clips_native": {arm: figures(rows, "native") for arm, rows in arms.items()},
-        "first_clips": {
-            arm: {**figures(rows, "brief"), "intervals": intervals(rows, "brief")} for arm, rows in first.items()
-        },
-        "confusion": confusion(arms.get(TUNED, []), taxonomy),
-        "counts": {
-            "clips": len(clips),
-            "boundary_clips": sum(bool(clip.boundaries) for clip in clips),
-            "first_clips": sum(clip.first for clip in clips),
-        },
-    }
+Figure = Callable[[np.ndarray], np.ndarray]  # of weights, as `common.stats` has them
+Values = Sequence[float | None]  # one a clip, None where it does not count
 
 
 def figures(records: Sequence[ClipRecord], labels: LabelSet) -> dict[str, float | None]:
     """The figures of one arm, each of its records another clip.
 
-    OCA: share of clips whose dominant operation is right. tIoU@0.5: share whose segment has an IoU of at least 0.5
-    with the true one. AA@1: share whose next operation is right. mean_tIoU: mean IoU, a miss counting 0;
+    OCA: share of clips whose dominant operation is right. tIoU@0.5, @0.7, @0.9: share whose segment has at least that
+    IoU with the true one. AA@1: share whose next operation is right. mean_tIoU: mean IoU, a miss counting 0;
     mean_tIoU_boundary: the same over clips with a true operation boundary strictly inside.
-    median_boundary_error_frames: median of `boundary_error` over the clips that have one.
+    median_boundary_error_frames: median of `boundary_error` over the clips that have one. macro_F1: of the operation.
+    ECE and Brier: of the confidence in it, the expected calibration error and the mean of (confidence − right)².
+    no_segment: share of clips without a segment or with an empty one.
     """
-    overlaps = _overlaps(records)
-    at_boundaries = _overlaps([record for record in records if record.boundaries])
-    errors = [error for record in records if (error := boundary_error(record)) is not None]
-    shares = {name: _mean(hits) for name, hits in _hits(records, labels).items()}
+    once = np.ones((1, len(records)), int)
+    values = {name: figure and float(figure(once)[0]) for name, figure in measures(records, labels).items()}
+    return {name: None if value is None or np.isnan(value) else value for name, value in values.items()}
+
+
+def measures(records: Sequence[ClipRecord], labels: LabelSet) -> dict[str, Figure | None]:
+    """Each of `figures` as a function of how often every record counts: weights (resamples, records) → (resamples,)."""
+    right, overlaps = hits(records, labels), _overlaps(records)
+    pairs = list(zip(records, overlaps, strict=True))
+    edges = [boundary_error(record) for record in records]
+    empty = [None if overlap is None else not length(one.prediction.segment or (0, 0)) for one, overlap in pairs]
+    more = [name for name in right if name not in BRIEF_METRICS]
     return {
-        **shares,
-        "mean_tIoU": _mean(overlaps),
-        "mean_tIoU_boundary": _mean(at_boundaries),
-        "median_boundary_error_frames": float(median(errors)) if errors else None,
+        **{name: _over(right[name], stats.mean) for name in BRIEF_METRICS},
+        "mean_tIoU": _over(overlaps, stats.mean),
+        "mean_tIoU_boundary": _over([overlap if one.boundaries else None for one, overlap in pairs], stats.mean),
+        "median_boundary_error_frames": _over(edges, stats.median),
+        **{name: _over(right[name], stats.mean) for name in more},
+        "macro_F1": _macro_f1(records, labels),
+        **_calibration(records, labels),
+        "no_segment": _over(empty, stats.mean),
     }
 
 
-def intervals(records: Sequence[ClipRecord], labels: LabelSet) -> dict[str, list[float] | None]:
-    """Wilson's 95 % interval [low, high] of each of the brief's three metrics.
+def hits(records: Sequence[ClipRecord], labels: LabelSet) -> dict[str, Values]:
+    """For each metric that is right or wrong whether each clip is right; None where the arm never speaks of it."""
+    overlaps = _overlaps(records)
+    return {
+        "OCA": _right(records, labels, "operation"),
+        "AA@1": _right(records, labels, "next"),
+        **{
+            f"tIoU@{least}": [None if overlap is None else overlap >= least for overlap in overlaps]
+            for least in TIOU_THRESHOLDS
+        },
+    }
 
-    It takes clips as independent. Neighbours of one session are not, so the truth is wider rather than narrower.
-    """
-    hits = _hits(records, labels)
-    return {name: list(wilson(sum(flags), len(flags))) if flags else None for name, flags in hits.items()}
+
+def reliability(records: Sequence[ClipRecord], labels: LabelSet) -> list[dict[str, float]]:
+    """Bins of `stats.reliability` of the confidence in the operation; empty for an arm that has none."""
+    confidence, right = _confidence(records, labels)
+    return stats.reliability(confidence, right) if len(confidence) else []
 
 
 def boundary_error(record: ClipRecord) -> float | None:
@@ -90,6 +95,12 @@ def boundary_error(record: ClipRecord) -> float | None:
     pairs = zip(truth, answered, strict=True)
     distances = [abs(true - said) for true, said in pairs if 0 < true < record.n_frames]
     return fmean(distances) if distances else None
+
+
+def segment_iou(record: ClipRecord) -> float:
+    """IoU of the answered segment with the true one; 0 without an answer."""
+    truth, answered = record.truth.segment, record.prediction.segment
+    return iou(truth, answered) if truth and answered else 0.0
 
 
 def confusion(records: Iterable[ClipRecord], taxonomy: Taxonomy) -> dict[str, Any]:
@@ -107,32 +118,48 @@ def confusion(records: Iterable[ClipRecord], taxonomy: Taxonomy) -> dict[str, An
     return {"names": list(taxonomy.names), "counts": counts}
 
 
-def _hits(records: Sequence[ClipRecord], labels: LabelSet) -> dict[str, list[bool]]:
-    """For each of the brief's metrics whether each clip counts; empty where the arm never speaks of it."""
-    pairs = [(getattr(record.truth, labels), getattr(record.prediction, labels)) for record in records]
-    operation = [said.operation for _, said in pairs]
-    following = [said.next for _, said in pairs]
-    hits = (
-        _right([true.operation for true, _ in pairs], operation),
-        [overlap >= TIOU_THRESHOLD for overlap in _overlaps(records)],
-        _right([true.next for true, _ in pairs], following),
-    )
-    return dict(zip(BRIEF_METRICS, hits, strict=True))
+def _right(records: Sequence[ClipRecord], labels: LabelSet, part: str) -> Values:
+    pairs = [[getattr(getattr(of, labels), part) for of in (one.truth, one.prediction)] for one in records]
+    speaks = _speaks(records, [said for _, said in pairs])
+    return [true == said if speaks else None for true, said in pairs]
 
 
-def _right(truth: Sequence[int | str], said: Sequence[int | str | None]) -> list[bool]:
-    if all(answer is None for answer in said):
-        return []
-    return [true == answer for true, answer in zip(truth, said, strict=True)]
+def _overlaps(records: Sequence[ClipRecord]) -> Values:
+    """IoU of each clip's answered segment with the true one; None where the arm answers none."""
+    speaks = _speaks(records, [record.prediction.segment for record in records])
+    return [segment_iou(record) if speaks else None for record in records]
 
 
-def _overlaps(records: Sequence[ClipRecord]) -> list[float]:
-    """IoU of each clip's answered segment with the true one; empty where the arm answers none."""
-    if all(record.prediction.segment is None for record in records):
-        return []
-    pairs = [(record.truth.segment, record.prediction.segment) for record in records]
-    return [iou(true, said) if true and said else 0.0 for true, said in pairs]
+def _speaks(records: Sequence[ClipRecord], said: Sequence[object]) -> bool:
+    """Whether an arm speaks of something: some answer has it, or it writes freely and may only have failed to."""
+    return any(one is not None for one in said) or any(record.text is not None for record in records)
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
+def _macro_f1(records: Sequence[ClipRecord], labels: LabelSet) -> Figure | None:
+    true, said = ([getattr(getattr(one, of), labels).operation for one in records] for of in ("truth", "prediction"))
+    return partial(stats.macro_f1, true, said) if _speaks(records, said) else None
+
+
+def _calibration(records: Sequence[ClipRecord], labels: LabelSet) -> dict[str, Figure | None]:
+    confidence, right = _confidence(records, labels)
+    if not len(confidence):
+        return {"ECE": None, "Brier": None}
+    return {
+        "ECE": partial(stats.calibration_error, confidence, right),
+        "Brier": partial(stats.mean, (confidence - right) ** 2),
+    }
+
+
+def _confidence(records: Sequence[ClipRecord], labels: LabelSet) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence in the operation, and whether it is right; empty unless every record has one."""
+    sure = [getattr(record.confidence, labels, None) for record in records]
+    if any(one is None for one in sure):
+        return np.empty(0), np.empty(0, bool)
+    return np.array(sure, float), np.array(_right(records, labels, "operation"), bool)
+
+
+def _over(values: Values, statistic: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Figure | None:
+    """The statistic over the clips that count, as a function of all clips' weights; None where none counts."""
+    counted = [index for index, value in enumerate(values) if value is not None]
+    kept = np.array([values[index] for index in counted], float)
+    return (lambda weights: statistic(kept, weights[:, counted])) if counted else None

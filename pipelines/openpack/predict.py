@@ -1,7 +1,11 @@
 """Answers: from shown frames to operation, segment, next operation and confidence. Evaluation and service both call it.
 
-Here a clip, from a shard or from any video, becomes a question, and scored codes become native classes and the brief's
-names. How a model is scored (`common.vlm.score`) and how well it did (`evaluate`) do not belong here.
+Here a clip, from a shard or from any video, becomes a question, and the question an answer. What an answer is
+(`prediction`), how a model is scored (`common.vlm.score`), how its posteriors are calibrated (`calibrate`) and how well
+it did (`evaluate`) do not belong here.
+
+A segment begins and ends at bounds of the question. There is nothing to refine between the frames that are shown: a
+bound is itself the change point of its gap, found from every frame of the clip (`common.keyframes`).
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import io
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,71 +23,84 @@ import numpy as np
 from PIL import Image
 
 from pipelines.common.console import run
-from pipelines.common.keyframes import Keyframes, KeyframeSettings, choose, measure
-from pipelines.common.media import VideoReader
+from pipelines.common.keyframes import Keyframes, KeyframeSettings, choose
+from pipelines.common.vlm.augment import augment
 from pipelines.common.vlm.dialogue import Answer, Question
+from pipelines.common.vlm.generate import generate
 from pipelines.common.vlm.load import Vlm, cpu_threads, load
-from pipelines.common.vlm.score import Scored, score
+from pipelines.common.vlm.score import Scored, average, score
+from pipelines.common.vlm.settings import AugmentSettings
+from pipelines.openpack.calibrate import Calibration
 from pipelines.openpack.loader import Sample
 from pipelines.openpack.normalise import normalise_upload
+from pipelines.openpack.prediction import Generated, Prediction
 from pipelines.openpack.pretrain import read_base
 from pipelines.openpack.prompt import brief_answer, instruction, target_answer
 from pipelines.openpack.settings import CLIP_FRAMES, EvaluationSettings, NormaliseSettings, load_settings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One clip's answer in the ids of `taxonomy`; `start`, `end` half-open frames at 25 fps.
-
-    `what` and `next` are posteriors over native ids, `span` over the segments that were possible.
-    """
-
-    clip_id: str
-    operation: int
-    start: int
-    end: int
-    next: int
-    what: dict[int, float]
-    span: dict[tuple[int, int], float]
-    next_share: dict[int, float]
-    taxonomy: Taxonomy
-
-    @property
-    def confidence(self) -> float:
-        """Posterior of the answered operation, by its name in the answer: classes that share the name count with it."""
-        name = self.taxonomy.brief_name(self.operation)
-        return sum(share for op_id, share in self.what.items() if self.taxonomy.brief_name(op_id) == name)
-
-    def brief(self) -> dict[str, Any]:
-        """The brief's JSON, exactly its five keys."""
-        answer = brief_answer(self.taxonomy, self.clip_id, self.operation, self.start, self.end, self.next)
-        return {**answer, "confidence": round(min(1.0, self.confidence), 4)}
+from pipelines.openpack.windows import Seen, look
 
 
 class Predictor:
     """A loaded model that answers questions about packing clips."""
 
-    def __init__(self, vlm: Vlm, taxonomy: Taxonomy, settings: EvaluationSettings) -> None:
-        self.vlm, self.taxonomy, self.settings = vlm, taxonomy, settings
+    def __init__(
+        self, vlm: Vlm, taxonomy: Taxonomy, settings: EvaluationSettings, calibration: Calibration | None = None
+    ) -> None:
+        self.vlm, self.taxonomy, self.settings, self.calibration = vlm, taxonomy, settings, calibration
         self.size = model_size(vlm.encoder.processor)
 
     @classmethod
-    def load(cls, base: Path, adapter: Path | None, taxonomy: Taxonomy, settings: EvaluationSettings) -> Predictor:
-        """`base` is the folder of the stage base_model, `adapter` of the stage adapter; None answers with the base."""
+    def load(
+        cls,
+        base: Path,
+        adapter: Path | None,
+        taxonomy: Taxonomy,
+        settings: EvaluationSettings,
+        calibration: Calibration | None = None,
+    ) -> Predictor:
+        """`base` is the folder of the stage base_model, `adapter` of the stage adapter; None answers with the base.
+
+        Without a `calibration` posteriors are the model's own.
+        """
         cpu_threads()
         place = read_base(base).place(base)
         vlm = load(place, adapter=adapter, quantization=settings.quantization, device=settings.device)
-        return cls(vlm, taxonomy, settings)
+        return cls(vlm, taxonomy, settings, calibration)
+
+    def calibrated(self, calibration: Calibration) -> Predictor:
+        """The same model with that calibration."""
+        return Predictor(self.vlm, self.taxonomy, self.settings, calibration)
 
     def answer(self, clip_ids: Sequence[str], questions: Sequence[Question]) -> list[Prediction]:
-        """One prediction a question, in order, in batches of the settings' size."""
-        size, made = self.settings.batch_size, []
-        for start in range(0, len(questions), size):
-            batch, codes = questions[start : start + size], self.taxonomy.codes
-            scored = score(self.vlm, batch, codes, operations=self.settings.operations)
-            made += [_prediction(clip_ids[start + i], one, self.taxonomy) for i, one in enumerate(scored)]
-        return made
+        """One prediction a question, in order, in batches of the settings' size; each from all views of its clip."""
+        made = []
+        for batch in self._batches(questions):
+            views = [self._score(batch, number) for number in range(self.settings.views)]
+            made += [average(scored) for scored in zip(*views, strict=True)]
+        predictions = [Prediction.of(*one, self.taxonomy) for one in zip(clip_ids, made, strict=True)]
+        return [one.calibrated(self.calibration) if self.calibration else one for one in predictions]
+
+    def answer_samples(self, samples: Sequence[Sample]) -> list[Prediction]:
+        """One prediction a sample of a shard, in order."""
+        questions = [sample_question(sample, self.taxonomy, self.size) for sample in samples]
+        return self.answer([sample.key for sample in samples], questions)
+
+    def generate(self, clip_ids: Sequence[str], questions: Sequence[Question]) -> list[Generated]:
+        """What the model writes for each question by itself, read strictly: the comparison to scoring, and no part of
+        it. Of one view, and without calibration, since there is no posterior."""
+        encoder, codes = self.vlm.encoder, self.taxonomy.codes
+        longest = max(len(encoder.ids(Answer(code, CLIP_FRAMES, CLIP_FRAMES, code).text())) for code in codes)
+        texts = [text for batch in self._batches(questions) for text in generate(self.vlm, batch, longest + 1)]
+        return [Generated.of(*one, self.taxonomy) for one in zip(clip_ids, texts, questions, strict=True)]
+
+    def _batches(self, questions: Sequence[Question]) -> list[Sequence[Question]]:
+        size = self.settings.batch_size
+        return [questions[start : start + size] for start in range(0, len(questions), size)]
+
+    def _score(self, questions: Sequence[Question], view: int) -> list[Scored]:
+        seen = [_seen(question, view, self.settings.augment) for question in questions]
+        return score(self.vlm, seen, self.taxonomy.codes, operations=self.settings.operations)
 
     def answer_video(self, path: Path, clip_id: str, keyframes: KeyframeSettings) -> Prediction:
         """The answer for the first five seconds of any video that ffmpeg reads; DataError for anything else."""
@@ -134,14 +151,16 @@ def video_question(
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"
         table = normalise_upload(path, video, normalise, max_frames=60 * normalise.fps)
-        count = min(len(table), CLIP_FRAMES)
-        with VideoReader(video) as reader:
-            repeated = table["repeated"].to_numpy(bool)[:count]
-            batches = reader.batches(32, np.flatnonzero(~repeated))
-            signal = measure((frame for batch in batches for frame in batch), repeated)
-            chosen = choose(signal, keyframes)
-            frames = reader.frames(chosen.frames)
-    return clip_question(np.stack([_reduce(Image.fromarray(frame), size) for frame in frames]), chosen, taxonomy)
+        repeated = table["repeated"].to_numpy(bool)
+        stretch = next(look(video, repeated, [0], min(len(table), CLIP_FRAMES)))
+    return stretch_question(stretch, keyframes, taxonomy, size)
+
+
+def stretch_question(stretch: Seen, keyframes: KeyframeSettings, taxonomy: Taxonomy, size: int | None) -> Question:
+    """The question about a stretch of a normalised video; DataError for one that is too short for its segments."""
+    chosen = choose(stretch.signal, keyframes)
+    shown = [_reduce(Image.fromarray(stretch.frames[frame]), size) for frame in chosen.frames]
+    return clip_question(np.stack(shown), chosen, taxonomy)
 
 
 def _decode(jpeg: bytes, size: int | None) -> np.ndarray:
@@ -157,22 +176,13 @@ def _reduce(picture: Image.Image, size: int | None) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _prediction(clip_id: str, scored: Scored, taxonomy: Taxonomy) -> Prediction:
-    def native(shares: dict[str, float]) -> dict[int, float]:
-        return {taxonomy.by_code(code).id: share for code, share in shares.items()}
-
-    answer = scored.answer
-    return Prediction(
-        clip_id,
-        taxonomy.by_code(answer.what).id,
-        answer.start,
-        answer.end,
-        taxonomy.by_code(answer.next).id,
-        native(scored.what),
-        scored.span,
-        native(scored.next),
-        taxonomy,
-    )
+def _seen(question: Question, view: int, settings: AugmentSettings) -> Question:
+    """The question as a view shows it: the first as it is, every other with its own changes, the same for all clips,
+    so that an answer depends neither on the other clips nor on their order."""
+    if view == 0:
+        return question
+    frames = augment(np.concatenate(question.videos), settings, np.random.default_rng(view))
+    return replace(question, videos=tuple(frames[i : i + 2] for i in range(0, len(frames), 2)))
 
 
 def main() -> None:
@@ -180,13 +190,22 @@ def main() -> None:
     parser.add_argument("video", type=Path)
     parser.add_argument("--base", type=Path, required=True, help="folder of the stage base_model")
     parser.add_argument("--adapter", type=Path, required=True, help="folder of the stage adapter")
+    parser.add_argument("--calibration", type=Path, help="calibration.json of the stage evaluation")
+    parser.add_argument("--generate", action="store_true", help="what the model writes by itself, for comparison")
     parser.add_argument("--settings", type=Path, help="a settings.toml")
     arguments = parser.parse_args()
-    settings = load_settings(arguments.settings)
-    taxonomy = Taxonomy.read(arguments.adapter / LABELS)
-    predictor = Predictor.load(arguments.base, arguments.adapter, taxonomy, settings.evaluation)
-    answer = predictor.answer_video(arguments.video, arguments.video.stem, settings.keyframes)
-    print(json.dumps(answer.brief(), indent=1))
+    settings, taxonomy = load_settings(arguments.settings), Taxonomy.read(arguments.adapter / LABELS)
+    calibration = Calibration.load(arguments.calibration) if arguments.calibration else None
+    predictor = Predictor.load(arguments.base, arguments.adapter, taxonomy, settings.evaluation, calibration)
+    question = video_question(arguments.video, settings.keyframes, taxonomy, predictor.size)
+    clip_id = arguments.video.stem
+    if not arguments.generate:
+        print(json.dumps(predictor.answer([clip_id], [question])[0].brief(), indent=1))
+        return
+    (written,) = predictor.generate([clip_id], [question])
+    said = written.target
+    answer = said and brief_answer(taxonomy, clip_id, said.operation, said.start, said.end, said.next)
+    print(json.dumps({"text": written.text, "answer": answer}, indent=1))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from pipelines.common.ahead import Ahead
 from pipelines.common.console import run
-from pipelines.common.errors import SetupError
 from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, write_json
 from pipelines.openpack.settings import STAGE_VERSIONS, PretrainSettings, load_settings
 
@@ -64,12 +63,11 @@ def _named(vlm: str, out: Path) -> BaseModel:
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText
 
+    from pipelines.common.vlm.load import read_family
+
     place = str(Path(vlm).resolve()) if Path(vlm).is_dir() else vlm
-    try:
-        config = AutoConfig.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        cure = "Set VLM to `tiny`, a folder that holds a model, or a hub name that this machine can reach."
-        raise SetupError(f"no such model ({error})", file=vlm, cure=cure) from error
+    read_family(place)  # first, since what has no adapter may not be known to transformers either
+    config = AutoConfig.from_pretrained(place)
     with init_empty_weights():
         parameters = AutoModelForImageTextToText.from_config(config).num_parameters()
     content = folder_digests(Path(place)) if Path(place).is_dir() else config.to_dict()

@@ -56,14 +56,25 @@ class Posterior(_Row):
     span: tuple[tuple[int, int, float], ...]
 
 
+class Confidence(_Row):
+    """Posterior of the answered operation, 0 to 1, by its name in each label set."""
+
+    native: float
+    brief: float
+
+
 class ClipRecord(_Row):
     """One arm's answer for one clip, beside the truth.
 
-    `first` marks the clips that `results.json` stands on. `kind`, `boundaries`, `bounds` and `pairs` are the clip's.
-    `posterior`, `prompt` (digest of the prompt's text) and `model` (digests of base and adapter) are a model's alone.
+    `session` is `user/session`, `start_frame` counts in its video. `first` marks the clips that `results.json` stands
+    on. `kind` and `boundaries` are the clip's; `bounds` and `pairs` are the clip's too, unless the arm was shown other
+    frames. `posterior`, `confidence`, `prompt` (digest of the prompt's text) and `model` (digests of base and adapter)
+    are a model's alone; `text` is what it wrote where it answered freely.
     """
 
     clip_id: str
+    session: str
+    start_frame: int
     arm: str
     first: bool
     n_frames: int
@@ -74,8 +85,10 @@ class ClipRecord(_Row):
     truth: Reading
     prediction: Reading
     posterior: Posterior | None = None
+    confidence: Confidence | None = None
     prompt: str | None = None
     model: str | None = None
+    text: str | None = None
 
 
 def reading(

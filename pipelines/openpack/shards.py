@@ -9,8 +9,10 @@ its members are
     prompt.txt      what the model is asked
     target.json     the answer in the brief's form and names, without confidence
     clip.json       the `Clip`: true frame numbers, native operation ids
+    uniform.0.jpg … uniform.7.jpg   outside of training: evenly spaced frames, for a control arm
 
-`labels.json` is the `Taxonomy` of all of them. `manifest.json`: `version`, `settings`, `set_aside` (session → reason),
+`labels.json` is the `Taxonomy` of all of them, `sessions.jsonl` what is done in their whole sessions (`sequences`).
+`manifest.json`: `version`, `settings`, `set_aside` (session → reason),
 `outside` (users in no split), `data` and `splits`. `data` says where the clips come from: [{source, view, sessions,
 operations, seconds}]. For each split
 
@@ -38,11 +40,12 @@ from pipelines.common.files import atomic_folder, digest, file_digest, write_jso
 from pipelines.common.incremental import Record, read_records
 from pipelines.openpack.clip_plan import Clip
 from pipelines.openpack.clips import CLIPS, frame_file, read_clips
-from pipelines.openpack.loader import MANIFEST
+from pipelines.openpack.loader import MANIFEST, UNIFORM
 from pipelines.openpack.prompt import brief_answer, prompt_text
+from pipelines.openpack.sequences import OPERATIONS, SESSIONS, LabelledSession, read_sequence, write_sessions
 from pipelines.openpack.settings import STAGE_VERSIONS, ShardSettings, load_settings
 from pipelines.openpack.sources import read_taxonomy
-from pipelines.openpack.splits import SPLITS, check_disjoint
+from pipelines.openpack.splits import SPLITS, Split, check_disjoint
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
 VERSION = STAGE_VERSIONS["shards"]
@@ -77,6 +80,10 @@ class _Session:
             raise DataError(what, file=path, cure=cure)
         return data
 
+    def labelled(self, split: Split) -> LabelledSession:
+        self.read(self.folder / OPERATIONS)
+        return LabelledSession(self.user, self.folder.name, split, read_sequence(self.folder / OPERATIONS))
+
     def clips(self) -> list[_CutClip]:
         self.read(self.folder / CLIPS)
         return [_CutClip(clip, self) for clip in read_clips(self.folder)]
@@ -88,9 +95,15 @@ class _CutClip:
     session: _Session
 
     @property
-    def frame_files(self) -> list[Path]:
-        folder = self.session.folder
-        return [frame_file(folder, self.clip.start_frame + frame) for frame in self.clip.keyframes.frames]
+    def pictures(self) -> dict[str, Path]:
+        """Member name → file."""
+        clip, folder = self.clip, self.session.folder
+        shown = {name: choice.frames for name, choice in (("", clip.keyframes), (UNIFORM, clip.uniform)) if choice}
+        return {
+            f"{prefix}{place}.jpg": frame_file(folder, clip.start_frame + frame)
+            for prefix, frames in shown.items()
+            for place, frame in enumerate(frames)
+        }
 
 
 def write_shards(clips_root: Path, out: Path, settings: ShardSettings) -> dict[str, Any]:
@@ -114,6 +127,7 @@ def write_shards(clips_root: Path, out: Path, settings: ShardSettings) -> dict[s
             cure = "Materialise clips of users of a split (OpenPack: U0101 to U0108) from sessions with annotations."
             raise DataError(what, file=clips_root, cure=cure)
         write_json(folder / LABELS, taxonomy.as_json())
+        write_sessions(folder / SESSIONS, [one.labelled(split) for split in SPLITS for one in splits[split]])
         manifest = {
             "version": VERSION,
             "settings": settings.model_dump(mode="json"),
@@ -144,7 +158,7 @@ def _write_split(
 ) -> dict[str, Any]:
     """Writes a split's shards into `folder`; returns its part of the manifest."""
     clips = sorted((clip for session in sessions for clip in session.clips()), key=lambda one: one.clip.clip_id)
-    total = sum(path.stat().st_size for one in clips for path in one.frame_files if path.is_file())
+    total = sum(path.stat().st_size for one in clips for path in one.pictures.values() if path.is_file())
     n = min(len(clips), max(settings.least_shards, -(-total // settings.target_bytes)))
     shards, samples = [], []
     for number in range(n):
@@ -171,7 +185,7 @@ def _members(one: _CutClip, taxonomy: Taxonomy) -> dict[str, bytes]:
     clip, target = one.clip, one.clip.target
     answer = brief_answer(taxonomy, clip.clip_id, target.operation, target.start, target.end, target.next)
     return {
-        **{f"{shown}.jpg": one.session.read(path) for shown, path in enumerate(one.frame_files)},
+        **{name: one.session.read(path) for name, path in one.pictures.items()},
         "prompt.txt": prompt_text(clip.keyframes, taxonomy).encode(),
         "target.json": json.dumps(answer, ensure_ascii=False).encode(),
         "clip.json": json.dumps(clip.model_dump(mode="json"), ensure_ascii=False).encode(),

@@ -1,7 +1,8 @@
 """Writes drawn sessions in the release's own layout: who packs, in which order, how long, and the video of it.
 
 Layout: `<root>/<user>/annotation/openpack-operations/<session>.csv`, the same at 1 Hz, `<root>/<user>/video/
-<session>.mp4` and `<session>.json` with the video's start. The order of operations with its two dialects, and the
+<session>.mp4` and `<session>.json` with the video's start; where deviations are planted, `<root>/<user>/deviations/
+<session>.json` (see `deviations`). The order of operations with its two dialects, and the
 medians and means of their durations, are those measured over all 104 sessions of OpenPack; durations are scaled by a
 setting. Which worker stands for a training, validation or test person shows in ranges that do not meet: no training
 worker has the clothes, bench, pace or reach of U0107 and U0108.
@@ -26,12 +27,16 @@ from pipelines.common.files import atomic_file, digest, write_json
 from pipelines.common.media import VideoWriter
 from pipelines.openpack.annotations import Segment, read_operations, write_operations, write_operations_1hz
 from pipelines.openpack.choreography import Act, Choreography
+from pipelines.openpack.deviations import Deviation, planted, possible, write_deviations
 from pipelines.openpack.draw import BACK_TABLE_HOLDS, Colour, Look, Painter
+from pipelines.openpack.grammar import Kind
 from pipelines.openpack.settings import SimulationSettings
+from pipelines.openpack.taxonomy import NULL_ID
 
 USERS = tuple(f"U010{i}" for i in range(1, 9))
 HELD_OUT = ("U0107", "U0108")
 JAPAN = timezone(timedelta(hours=9))
+DEVIATIONS = "deviations"  # folder beside annotation and video
 LEAD_S = 1.0  # of video before the first and after the last operation
 
 DURATIONS = {  # seconds: median and mean over the 104 sessions of OpenPack
@@ -63,12 +68,14 @@ def write_session(root: Path, user: str, session: str, settings: SimulationSetti
     """Writes one session's annotation files and video; each appears whole or not at all."""
     rng = _rng(settings, user, session)
     worker = make_worker(user, settings)
-    acts = plan(user, settings, rng, worker.speed)
+    acts, deviations = plan(user, settings, rng, worker.speed, _rng(settings, user, session, "deviations"))
     start_ms = int(_start(user, session).timestamp() * 1000) + rng.randrange(1000)
     segments = [Segment(a.op_id, _ms(start_ms, a.start), _ms(start_ms, a.end), a.box) for a in acts]
     base = root / user / "annotation"
     write_operations(base / "openpack-operations" / f"{session}.csv", user, session, segments)
     write_operations_1hz(base / "openpack-operations-1hz" / f"{session}.csv", user, session, segments)
+    if settings.deviations:
+        write_deviations(root / user / DEVIATIONS / f"{session}.json", deviations)
     look = replace(worker.look, clutter=_clutter(rng), shift=(rng.uniform(-14, 14), rng.uniform(-8, 8)))
     play = Choreography(acts, pace=worker.pace, reach=look.reach, seed=rng.randrange(2**31))
     video = root / user / "video" / f"{session}.mp4"
@@ -91,9 +98,15 @@ def write_video(
             writer.write(np.asarray(ImageChops.add_modulo(frame, noise[i % len(noise)])))
 
 
-def plan(user: str, settings: SimulationSettings, rng: random.Random, speed: float) -> list[Act]:
-    """Operations of one session: seconds from the start of the video, boxes numbered from 1."""
+def plan(
+    user: str, settings: SimulationSettings, rng: random.Random, speed: float, deviating: random.Random
+) -> tuple[list[Act], list[Deviation]]:
+    """Operations of one session, in seconds from the start of the video, boxes numbered from 1; and what was planted.
+
+    `deviating` decides on deviations alone, so that without any the session is drawn as if there were none.
+    """
     acts: list[Act] = []
+    deviations: list[Deviation] = []
     time, stack = LEAD_S, rng.randrange(BACK_TABLE_HOLDS)
     for box in range(1, settings.boxes + 1):
         first = rng.random() < FIRST_DIALECT_SHARE[user]
@@ -101,11 +114,26 @@ def plan(user: str, settings: SimulationSettings, rng: random.Random, speed: flo
         if not first and stack >= BACK_TABLE_HOLDS:
             end.remove(900)  # no room: the box stays, and the full table is cleared with it
         stack = 1 if first and stack >= BACK_TABLE_HOLDS else stack + 1 if 900 in end else 0
-        for op_id in _with_pauses([100, 200, 300, 400, 500, 600, *end], rng):
+        order, change = [100, 200, 300, 400, 500, 600, *end], None
+        if deviating.random() < settings.deviations:
+            change = deviating.choice(possible(len(order)))
+        done, shown = planted(order, *change) if change else (order, slice(0))
+        first = len(acts)
+        for op_id in _with_pauses(done, rng):
             seconds = _duration(op_id, rng) * settings.duration_scale / speed
             acts.append(Act(op_id, time, time + seconds, box))
             time += seconds
-    return acts
+        if change:
+            deviations.append(_told(*change, order, [act for act in acts[first:] if act.op_id != NULL_ID], shown))
+    return acts, deviations
+
+
+def _told(kind: Kind, place: int, order: list[int], done: list[Act], shown: slice) -> Deviation:
+    """What was planted at a `place` of the usual `order`, with the times at which it shows."""
+    visible = done[shown]
+    start, end = (visible[0].start, visible[-1].end) if visible else (done[place - 1].end,) * 2
+    operations = tuple(order[place : place + 2 if kind == "out_of_order" else place + 1])
+    return Deviation(kind, done[0].box, operations, round(start, 3), round(end, 3))
 
 
 def make_worker(user: str, settings: SimulationSettings) -> Worker:
@@ -200,8 +228,11 @@ def main() -> None:
     parser.add_argument("--users", nargs="*", default=USERS)
     parser.add_argument("--sessions", type=int, default=SimulationSettings().sessions)
     parser.add_argument("--duration-scale", type=float, default=SimulationSettings().duration_scale)
+    parser.add_argument("--deviations", type=float, default=0.0, help="share of boxes with a planted deviation")
     arguments = parser.parse_args()
-    settings = SimulationSettings(sessions=arguments.sessions, duration_scale=arguments.duration_scale)
+    settings = SimulationSettings(
+        sessions=arguments.sessions, duration_scale=arguments.duration_scale, deviations=arguments.deviations
+    )
     if arguments.along:
         draw_along(arguments.along, arguments.out, settings)
         return

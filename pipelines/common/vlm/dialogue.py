@@ -1,8 +1,9 @@
 """What is said to a model and what it answers, as text. Turning it into tensors is `encode`'s work; no torch here.
 
 A question shows pairs of frames, each after a line that says which stretch of the clip it stands for and which frames
-it is: Qwen2-VL has no clock of its own, and text between frames carries time best (TimeLens, UniTime). The answer is a
-JSON object of single-letter codes and frame numbers: `{"what": "E", "start": 14, "end": 98, "next": "F"}`, half-open.
+it is: no family of models has a clock that could say so, and text between frames carries time best (TimeLens, UniTime).
+The answer is a JSON object of single-letter codes and frame numbers, half-open:
+`{"what": "E", "start": 14, "end": 98, "next": "F"}`.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """`videos[i]` uint8 (2, h, w, 3) are the frames `pairs[i]`, standing for `[bounds[i], bounds[i + 1])`."""
+    """`videos[i]` uint8 (2, h, w, 3) are the frames `pairs[i]`, standing for `[bounds[i], bounds[i + 1])`.
+
+    Frames count from 0 at `fps` a second.
+    """
 
     videos: tuple[np.ndarray, ...]
     bounds: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
     text: str
+    fps: int = 25
 
 
 def frame_lines(bounds: Sequence[int], pairs: Sequence[tuple[int, int]]) -> list[str]:
@@ -57,6 +62,6 @@ def parse_answer(text: str) -> Answer | None:
         return None
     if not isinstance(data, dict) or list(data) != ["what", "start", "end", "next"]:
         return None
-    whole = isinstance(data["start"], int) and isinstance(data["end"], int)
+    whole = type(data["start"]) is int and type(data["end"]) is int  # `true` is an int too
     words = isinstance(data["what"], str) and isinstance(data["next"], str)
     return Answer(**data) if whole and words else None

@@ -1,4 +1,7 @@
-"""Questions and answers as tensors, with the model's own processor and chat template."""
+"""Questions and answers as tensors, with the model's own processor and chat template.
+
+What differs between families of models stands in `families`; here is what all of them share.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from pipelines.common.vlm.dialogue import Question, frame_lines
+from pipelines.common.errors import SetupError
+from pipelines.common.vlm.dialogue import Question
+from pipelines.common.vlm.families import Family, by_processor
 
 IGNORED = -100  # a label that no loss counts
 
@@ -19,14 +23,15 @@ class Encoded:
     """One question (and answer) in tokens.
 
     ids, kinds: token ids and their kinds (0 text, 2 video), equally long; the first `prompt` of them are the question.
-    pixels: (patches, patch values) of all its videos, or None once `features` (tokens, hidden), the vision tower's
-    output, stands in for them. grid: (videos, 3) patches in time, height and width.
+    pixels: of all its videos, in Qwen (patches, patch values), in LLaVA (videos, frames, 3, height, width); None once
+    `features`, the vision tower's output with one row a token, stands in for them. grid: (videos, 3) patches in time,
+    height and width; None in families that have no such grid.
     """
 
     ids: list[int]
     kinds: list[int]
     prompt: int
-    grid: torch.Tensor
+    grid: torch.Tensor | None
     pixels: torch.Tensor | None
     features: torch.Tensor | None = None
 
@@ -35,32 +40,51 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes for one model; `processor` is what `AutoProcessor` gives for it."""
+    """Encodes for one model; `processor` is what `AutoProcessor` gives for it.
 
-    def __init__(self, processor: Any) -> None:
+    `family` is the adapter; by default the one of the processor's class. SetupError where there is none, or where the
+    tokenizer has no token to pad with.
+    """
+
+    def __init__(self, processor: Any, family: Family | None = None) -> None:
         self.processor = processor
+        self.family = family or by_processor(processor)
         self.tokenizer = processor.tokenizer
-        self.end = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.end = self.tokenizer.convert_tokens_to_ids(self.family.end)
+        if self.tokenizer.pad_token_id is None:
+            raise SetupError("the tokenizer has no padding token", cure="Set `pad_token` in tokenizer_config.json.")
 
     def ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        """Tokens of text that goes on after other text."""
+        return self.family.ids(self.tokenizer, text)
 
     def encode(self, questions: Sequence[Question], answers: Sequence[str] | None = None) -> list[Encoded]:
         """Tokens of each question, followed by its answer and the end token where answers are given."""
-        chats = [_messages(question) for question in questions]
+        chats = [[{"role": "user", "content": self.family.content(one, self.processor)}] for one in questions]
         texts = self.processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
         videos = [torch.from_numpy(v).permute(0, 3, 1, 2) for question in questions for v in question.videos]
-        made = self.processor(text=texts, videos=videos, do_sample_frames=False, return_tensors=None)
-        grids = torch.as_tensor(made["video_grid_thw"])
-        counts = [len(question.videos) for question in questions]
-        pixels = torch.as_tensor(made["pixel_values_videos"])
-        grid_of, rows = grids.split(counts), [int(part.prod(-1).sum()) for part in grids.split(counts)]
+        options = self.family.options(questions)
+        made = self.processor(text=texts, videos=videos, return_tensors=None, **options)
+        pictures = self.family.pixels(made, [len(question.videos) for question in questions])
+        prompts = made["input_ids"]
         encoded = []
-        for i, (grid, patches) in enumerate(zip(grid_of, pixels.split(rows), strict=True)):
-            prompt, kinds = list(made["input_ids"][i]), list(made["mm_token_type_ids"][i])
+        for i, (prompt, kinds) in enumerate(
+            zip(prompts, self.processor.create_mm_token_type_ids(prompts), strict=True)
+        ):
             answer = [*self.ids(answers[i]), self.end] if answers else []
-            encoded.append(Encoded(prompt + answer, kinds + [0] * len(answer), len(prompt), grid, patches))
+            pixels, grid = pictures[i]
+            encoded.append(Encoded([*prompt, *answer], kinds + [0] * len(answer), len(prompt), grid, pixels))
         return encoded
+
+    @torch.no_grad()
+    def see(self, model: Any, rows: Sequence[Encoded]) -> list[Encoded]:
+        """The same rows after a look through the model's vision tower, whose output then stands in for pixels."""
+        seen = []
+        for row in rows:
+            grid = None if row.grid is None else row.grid.to(model.device)
+            pixels = row.pixels if row.pixels is None else row.pixels.to(model.device)
+            seen.append(row if pixels is None else row.with_features(self.family.look(model, pixels, grid)))
+        return seen
 
     def collate(self, rows: Sequence[Encoded], *, left: bool = False, opening: Sequence[int] = ()) -> dict[str, Any]:
         """A padded batch of model inputs, without labels.
@@ -75,16 +99,17 @@ class Encoder:
 
         ids = [[*row.ids, *opening] for row in rows]
         kinds = [[*row.kinds, *([0] * len(opening))] for row in rows]
+        mask = torch.tensor([pad([1] * len(row), 0) for row in ids])
+        grids = [row.grid for row in rows if row.grid is not None]
         batch: dict[str, Any] = {
             "input_ids": torch.tensor([pad(row, self.tokenizer.pad_token_id) for row in ids]),
-            "attention_mask": torch.tensor([pad([1] * len(row), 0) for row in ids]),
-            "mm_token_type_ids": torch.tensor([pad(row, 0) for row in kinds]),
-            "video_grid_thw": torch.cat([row.grid for row in rows]),
+            "attention_mask": mask,
+            **self.family.places(torch.tensor([pad(row, 0) for row in kinds]), mask, grids),
         }
         pixels = [row.pixels for row in rows if row.pixels is not None]
         features = [row.features for row in rows if row.features is not None]
         if features:
-            batch["mm_encoder_outputs"] = _vision_output(features)
+            batch["mm_encoder_outputs"] = self.family.seen(features)
         else:
             batch["pixel_values_videos"] = torch.cat(pixels)
         return batch
@@ -100,23 +125,14 @@ class Encoder:
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Moves a batch, its cached vision features included."""
-    moved: dict[str, Any] = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
-    if "mm_encoder_outputs" in batch:
-        features = batch["mm_encoder_outputs"]["video"].pooler_output
-        moved["mm_encoder_outputs"] = _vision_output([part.to(device) for part in features])
-    return moved
+    """Moves a batch, kept vision features included."""
+    return _moved(batch, device)
 
 
-def _vision_output(features: Sequence[torch.Tensor]) -> dict[str, BaseModelOutputWithPooling]:
-    """Features in the form in which the vision tower would have given them: a tuple, one tensor a row."""
-    return {"video": BaseModelOutputWithPooling(pooler_output=tuple(features))}  # pyright: ignore[reportArgumentType]
-
-
-def _messages(question: Question) -> list[dict[str, Any]]:
-    """The chat in the form that processors of transformers take."""
-    content: list[dict[str, Any]] = []
-    for line in frame_lines(question.bounds, question.pairs):
-        content += [{"type": "text", "text": line}, {"type": "video"}]
-    content.append({"type": "text", "text": question.text})
-    return [{"role": "user", "content": content}]
+def _moved(value: Any, device: torch.device) -> Any:
+    """Tensors inside of dictionaries (the outputs of models are some), lists and tuples, all on `device`."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return type(value)(**{name: _moved(part, device) for name, part in value.items()})
+    return type(value)(_moved(part, device) for part in value)

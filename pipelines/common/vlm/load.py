@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedConfig
 
 from pipelines.common.errors import SetupError
 from pipelines.common.vlm.encode import Encoder
+from pipelines.common.vlm.families import FAMILIES, Family, by_model_type
 from pipelines.common.vlm.settings import Device, Quantization
 
 # Kept out of 4 bits: the tower, whose errors an adapter on the language part cannot undo, and the head.
 # Any list drops the library's own exclusion of `lm_head`, so it is named; plain "visual" would match nothing.
-KEEP_WHOLE = ["model.visual", "lm_head"]
+KEEP_WHOLE = [*dict.fromkeys(module for family in FAMILIES for module in family.tower), "lm_head"]
 
 # Two lines that every load would print and nobody can act on: bitsandbytes misses a kernel that it would fetch from the
 # hub and has another for, and PEFT reads an attribute by the name that transformers will drop.
@@ -39,7 +40,9 @@ def pick_device(wanted: Device) -> torch.device:
     """`auto` takes a GPU where there is one; asking for a GPU that is not there is an error, never a silent CPU."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise SetupError("no CUDA device is to be seen", cure="Run where `nvidia-smi` lists one, or set device = cpu.")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())  # with its number: each of several processes has its own
 
 
 def load(
@@ -47,9 +50,9 @@ def load(
 ) -> Vlm:
     """Loads `name` (hub name or folder) in evaluation mode; `adapter` is a PEFT folder put on top.
 
-    Raises SetupError where the weights cannot be had.
+    Raises SetupError where the weights cannot be had, or are of a family that has no adapter.
     """
-    place = pick_device(device)
+    place, family = pick_device(device), read_family(name)
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32  # bf16 on CPUs measured slower than fp32
     options: dict[str, Any] = {"dtype": dtype, "low_cpu_mem_usage": True}
     if quantization == "nf4":
@@ -65,14 +68,27 @@ def load(
         processor = AutoProcessor.from_pretrained(str(name))
         model: Any = AutoModelForImageTextToText.from_pretrained(str(name), **options)
     except (OSError, ValueError) as error:
-        cure = "Give a folder that holds the model, or a hub name that this machine can reach (HF_HOME, HF_ENDPOINT)."
-        raise SetupError(f"the model cannot be loaded ({error})", file=str(name), cure=cure) from error
+        raise _not_to_be_had(name, error) from error
     keep_frame_size(processor)
     if quantization == "none":
         model = model.to(place)
     if adapter is not None:
         model = with_adapter(model, adapter)
-    return Vlm(model.eval(), Encoder(processor), place)
+    return Vlm(model.eval(), Encoder(processor, family), place)
+
+
+def read_family(name: str | Path) -> Family:
+    """The adapter of a model by its configuration alone; SetupError where there is none, or no configuration."""
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(str(name))
+    except (OSError, ValueError) as error:
+        raise _not_to_be_had(name, error) from error
+    return by_model_type(config.get("model_type", "(none)"))
+
+
+def _not_to_be_had(name: str | Path, error: Exception) -> SetupError:
+    cure = "Set VLM to `tiny`, a folder that holds a model, or a hub name that can be reached (HF_HOME, HF_ENDPOINT)."
+    return SetupError(f"the model cannot be loaded ({error})", file=str(name), cure=cure)
 
 
 def with_adapter(model: Any, adapter: Path) -> Any:
@@ -87,10 +103,13 @@ def with_adapter(model: Any, adapter: Path) -> Any:
 def keep_frame_size(processor: Any) -> None:
     """Lets frames through at the size they come in: by default small ones are enlarged (224 → 336), at twice the cost.
 
-    A processor whose own largest size is below ours (the embedded model's) keeps its size.
+    A processor whose own largest size is below ours (the embedded model's) keeps its size, and so does one that takes
+    a single size (LLaVA's).
     """
     size = dict(processor.video_processor.size)
-    if {"shortest_edge", "longest_edge"} <= size.keys() and size["shortest_edge"] != size["longest_edge"]:
+    if not {"shortest_edge", "longest_edge"} <= size.keys():
+        return
+    if size["shortest_edge"] != size["longest_edge"]:
         processor.video_processor.size = {**size, "shortest_edge": min(size["shortest_edge"], 56 * 56)}
     processor.video_processor.cap_pixels_per_frame = True
 

@@ -6,31 +6,42 @@ from typing import Any
 
 from peft import LoraConfig, get_peft_model
 
+from pipelines.common.vlm.families import by_model_type
 from pipelines.common.vlm.settings import LoraSettings
 
-# Anchored at the names of Qwen2-VL in transformers 5, so that nothing is matched by chance.
+# Anchored at the names in transformers 5, the same in all families, so that nothing is matched by chance.
 LANGUAGE = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-VISION = r".*visual\.(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])|merger\.mlp\.[02])"
 
 
-def put_lora(model: Any, settings: LoraSettings, *, gradient_checkpointing: bool) -> Any:
+def put_lora(
+    model: Any,
+    settings: LoraSettings,
+    *,
+    gradient_checkpointing: bool,
+    use_reentrant: bool = False,
+    input_require_grads: bool = False,
+) -> Any:
     """Returns `model` with LoRA in fp32 on it; only the adapter's weights want gradients.
 
     `prepare_model_for_kbit_training` is not used: it would bring everything that is not in 4 bits to fp32 (TRL #4335),
-    here nearly two gigabytes. What of it is needed stands below.
+    here nearly two gigabytes. What of it is needed stands below. Re-entrant checkpointing finds no gradient to compute
+    unless the inputs want one: ValueError without `input_require_grads`.
     """
+    if gradient_checkpointing and use_reentrant and not input_require_grads:
+        raise ValueError("re-entrant checkpointing gives no gradients without input_require_grads")
     for weight in model.parameters():
         weight.requires_grad_(False)
-    targets = f"({LANGUAGE}|{VISION})" if settings.vision else LANGUAGE
+    vision = by_model_type(model.config.model_type).vision_targets(model.config) if settings.vision else None
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=targets,
+        target_modules=f"({LANGUAGE}|{vision})" if vision else LANGUAGE,
         task_type="CAUSAL_LM",
     )
     tuned = get_peft_model(model, config, autocast_adapter_dtype=True)
     if gradient_checkpointing:
-        # Not re-entrant: needs no input that wants a gradient, so no graph grows through a frozen tower.
-        tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        tuned.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+    if input_require_grads:
+        tuned.enable_input_require_grads()
     return tuned

@@ -8,15 +8,19 @@ is the most probable one of its own marginal: a metric counts each part by itsel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeVar
 
 import torch
 
+from pipelines.common.posteriors import most_probable
 from pipelines.common.vlm.dialogue import ANSWER_PHRASES, Answer, Question
 from pipelines.common.vlm.encode import Encoder, to_device
 from pipelines.common.vlm.load import Vlm
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,19 @@ def score(vlm: Vlm, questions: Sequence[Question], codes: Sequence[str], *, oper
     return made
 
 
+def average(views: Sequence[Scored]) -> Scored:
+    """One clip as seen in several ways, each as likely as the others: the mean of their posteriors.
+
+    Of probabilities, not of their logarithms: what is summed out stays summed out, and one view that is sure of
+    something wrong cannot forbid what all others see.
+    """
+
+    def mean(posteriors: Sequence[Mapping[Key, float]]) -> dict[Key, float]:
+        return {key: fmean(one[key] for one in posteriors) for key in posteriors[0]}
+
+    return _scored(*(mean([getattr(view, part) for view in views]) for part in ("what", "span", "next")))
+
+
 def _collect(
     codes: Sequence[str],
     best: torch.Tensor,
@@ -66,14 +83,16 @@ def _collect(
     """`weights` (operations, spans) are log joint, `following` (operations, spans, codes) log conditional on them."""
     share = torch.softmax(weights.flatten(), 0).view_as(weights)
     next_share = (share[..., None] * following.exp()).sum((0, 1))
-    span_share = share.sum(0)
-    answer = Answer(codes[int(what.argmax())], *spans[int(span_share.argmax())], codes[int(next_share.argmax())])
-    return Scored(
-        answer,
+    return _scored(
         dict(zip(codes, what.exp().tolist(), strict=True)),
-        dict(zip(spans, span_share.tolist(), strict=True)),
+        dict(zip(spans, share.sum(0).tolist(), strict=True)),
         dict(zip(codes, next_share.tolist(), strict=True)),
     )
+
+
+def _scored(what: dict[str, float], span: dict[tuple[int, int], float], following: dict[str, float]) -> Scored:
+    answer = Answer(most_probable(what), *most_probable(span), most_probable(following))
+    return Scored(answer, what, span, following)
 
 
 class _Prefix:

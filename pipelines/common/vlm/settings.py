@@ -10,6 +10,7 @@ from pipelines.common.settings import Settings
 
 Quantization = Literal["nf4", "none"]
 Device = Literal["auto", "cuda", "cpu"]
+Optimiser = Literal["adamw", "adamw_8bit", "muon"]
 
 
 class TinySettings(Settings):
@@ -40,6 +41,12 @@ class LoopSettings(Settings):
     save_steps: int = Field(default=50, ge=1)  # the brief's; a lost free-tier machine costs at most this much
     save_total_limit: int = Field(default=3, ge=1)
     threads: int | None = None  # of torch on a CPU; None leaves torch's own choice
+    # AdamW; or that of bitsandbytes with moments of one byte: 6 B less for each trained weight, 0.1 GB at full size,
+    # and other weights in the end; or Muon (Jordan 2024), which learns in half the steps here, untried at full size
+    optimiser: Optimiser = "adamw"
+    by_length: bool = True  # the samples of a step are parted by length: less padding, the same gradient
+    use_cache: bool = False  # keys and values are for generation; the brief's, and checkpointing rules it out
+    tensorboard: bool = False  # curves beside the adapter; the embedded model's loss is on its asset page
 
 
 class LoraSettings(Settings):
@@ -58,3 +65,8 @@ class AugmentSettings(Settings):
     light: float = Field(default=0.25, ge=0, lt=1)  # relative brightness
     colour: float = Field(default=0.5, ge=0, lt=1)  # mixing of the colour channels: clothes, lamps, white balance
     renumber: int = Field(default=10, ge=0)  # frames by which a bound is moved at most, or prompts are learned by heart
+
+    @property
+    def changes_pictures(self) -> bool:
+        """Whether a clip looks different each time; `renumber` changes text alone."""
+        return any((self.crop, self.light, self.colour))

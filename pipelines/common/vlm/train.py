@@ -1,15 +1,16 @@
 """The training loop: gradient accumulation, checkpoints, exact resume. What is trained and on what comes from outside.
 
-A step is a pure function of its number: `rows(step)` gives the samples of that step, so a resumed run sees just what
-an undisturbed one would have seen. A checkpoint is a folder `<out>/step-000050` that appears whole: the trainable
-weights (safetensors), the optimiser's state, the random state and the losses so far.
+A step is a pure function of its number: `rows(step)` gives the samples of that step and the random state is seeded by
+it, so a resumed run sees just what an undisturbed one would have seen, and a step that ran out of memory can be done
+again in smaller parts. A checkpoint is a folder `<out>/step-000050` that appears whole: the trainable weights
+(safetensors), the optimiser's state, the losses so far and how many clips were on the device at once.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipelines.common.errors import DataError
+from pipelines.common.errors import DataError, SetupError
 from pipelines.common.files import atomic_folder, read_json, remove_folder, remove_leftovers, write_json
 from pipelines.common.vlm.encode import IGNORED, Encoded, Encoder, to_device
+from pipelines.common.vlm.optimiser import Optimisers, learning_rate, make_optimiser
+from pipelines.common.vlm.progress import Progress
+from pipelines.common.vlm.ranks import ALONE, Ranks
 from pipelines.common.vlm.settings import LoopSettings
 
 WEIGHTS, OPTIMISER, STATE = "weights.safetensors", "optimiser.pt", "state.json"
@@ -28,22 +32,15 @@ WEIGHTS, OPTIMISER, STATE = "weights.safetensors", "optimiser.pt", "state.json"
 Say = Callable[[str], None]
 
 
-def learning_rate(step: int, settings: LoopSettings) -> float:
-    """Linear warm-up, then a cosine down to `final_share`. A function of the step, so nothing of it need be saved."""
-    share, warm = step / settings.steps, settings.warmup_share
-    if share < warm:
-        return settings.learning_rate * (step + 1) / (warm * settings.steps + 1)
-    down = 0.5 * (1 + math.cos(math.pi * (share - warm) / (1 - warm)))
-    return settings.learning_rate * (settings.final_share + (1 - settings.final_share) * down)
-
-
-def loss_sum(model: Any, encoder: Encoder, rows: Sequence[Encoded], device: torch.device) -> torch.Tensor:
+def loss_sum(
+    model: Any, encoder: Encoder, rows: Sequence[Encoded], device: torch.device, *, use_cache: bool = False
+) -> torch.Tensor:
     """Summed cross-entropy of the answers' tokens. Logits are made for these positions only: with a vocabulary of
     150,000 they are otherwise the largest tensor of the step."""
     labels = encoder.labels(rows).to(device)
     keep = labels != IGNORED
     batch = to_device(encoder.collate(rows), device)
-    logits = model(**batch, logits_to_keep=keep, use_cache=False).logits
+    logits = model(**batch, logits_to_keep=keep, use_cache=use_cache).logits
     return torch.nn.functional.cross_entropy(logits.float(), labels[keep], reduction="sum")
 
 
@@ -56,64 +53,117 @@ def fit(
     *,
     device: torch.device,
     progress: Say = print,
+    ranks: Ranks = ALONE,
+    board: Path | None = None,
+    when_full: str = "Take a smaller model or a larger GPU.",
 ) -> list[tuple[int, float]]:
     """Trains the parameters of `model` that want gradients; returns (step, mean loss a token) of every step.
 
-    `rows(step)` gives batch_size × gradient_accumulation_steps encoded samples (fewer are allowed). Goes on from the
-    newest checkpoint below `checkpoints`, if there is one.
+    `rows(step)` gives batch_size × gradient_accumulation_steps encoded samples (fewer are allowed), in each of `ranks`
+    others. Goes on from the newest checkpoint below `checkpoints`; the first rank writes these, and curves to `board`.
+    SetupError, with `when_full` as what to do, where a single clip does not fit the GPU; DataError for a loss that is
+    no number.
     """
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    optimiser = torch.optim.AdamW(
-        list(trained.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
-    )
-    torch.manual_seed(settings.seed)
+    optimiser = make_optimiser(list(trained.values()), settings)
     if settings.threads and device.type == "cpu":
         torch.set_num_threads(settings.threads)
-    losses = _resume(checkpoints, trained, optimiser, progress)
+    losses, batch_size = _resume(checkpoints, trained, optimiser, settings, progress, ranks)
+    ranks.same_as_first(trained.values())
     model.train()
-    started, first = time.perf_counter(), len(losses)
-    for step in range(first, settings.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, settings)
-        loss = _step(model, encoder, rows(step), settings, device)
-        if not math.isfinite(loss):
-            raise DataError(
-                f"the loss of step {step} is {loss}", cure="Lower the learning rate; on float16 use bfloat16."
-            )
-        torch.nn.utils.clip_grad_norm_(trained.values(), settings.max_grad_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+    clips = settings.batch_size * settings.gradient_accumulation_steps * ranks.count
+    told = Progress(settings, clips, len(losses), device, progress, board if ranks.first else None)
+    for step in range(len(losses), settings.steps):
+        rate = learning_rate(step, settings)
+        with _told_when_out_of_memory(when_full):
+            loss, batch_size = _step(model, encoder, rows(step), step, batch_size, settings, device, ranks, progress)
+            torch.nn.utils.clip_grad_norm_(trained.values(), settings.max_grad_norm)
+            optimiser.step(rate)
+        optimiser.zero_grad()
         losses.append((step, loss))
-        if (step + 1) % settings.save_steps == 0 or step + 1 == settings.steps:
-            _save(checkpoints, trained, optimiser, losses, settings)
-            progress(_line(losses, settings, time.perf_counter() - started, first, device))
+        save = (step + 1) % settings.save_steps == 0 or step + 1 == settings.steps
+        if save and ranks.first:
+            _save(checkpoints, trained, optimiser, losses, batch_size, settings)
+        told.step(losses, rate, save)
+    told.close()
     model.eval()
     return losses
 
 
-def _step(model: Any, encoder: Encoder, rows: Sequence[Encoded], settings: LoopSettings, device: torch.device) -> float:
-    """Backward over all micro-batches of one step; returns the mean loss a token. Every token weighs the same."""
-    tokens = sum(len(row.ids) - row.prompt for row in rows)
+# --- a step ---
+
+
+def _step(
+    model: Any,
+    encoder: Encoder,
+    rows: Sequence[Encoded],
+    step: int,
+    batch_size: int,
+    settings: LoopSettings,
+    device: torch.device,
+    ranks: Ranks,
+    progress: Say,
+) -> tuple[float, int]:
+    """Gradients of one step, every token weighing the same; returns the mean loss a token and the micro-batch that
+    fitted: where memory ran out in any process, all of them do the step again with half of it."""
+    tokens = ranks.total(sum(len(row.ids) - row.prompt for row in rows))
+    while True:
+        torch.manual_seed((settings.seed * settings.steps + step) * ranks.count + ranks.index)
+        parts = _micro_batches(rows, batch_size, settings)
+        loss = _backward(model, encoder, parts, tokens, settings, device)
+        if not ranks.any(loss is None):
+            break
+        model.zero_grad(set_to_none=True)
+        gc.collect()  # an interrupted backward leaves activations in cycles
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        if batch_size == 1:
+            raise torch.OutOfMemoryError
+        batch_size //= 2
+        accumulated = math.ceil(len(rows) / batch_size)
+        progress(f"step {step}: out of memory, goes on with micro-batches of {batch_size}, {accumulated} a step")
+    assert loss is not None
+    loss = ranks.total(loss)
+    if not math.isfinite(loss):
+        raise DataError(f"the loss of step {step} is {loss}", cure="Lower the learning rate; on float16 use bfloat16.")
+    ranks.sum_gradients(weight for weight in model.parameters() if weight.requires_grad)
+    return loss, batch_size
+
+
+def _micro_batches(rows: Sequence[Encoded], batch_size: int, settings: LoopSettings) -> list[Sequence[Encoded]]:
+    """The rows of a step in parts for the device; by length, so that little padding goes through the model."""
+    if settings.by_length and len(rows) > batch_size:
+        rows = sorted(rows, key=lambda row: len(row.ids))
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+def _backward(
+    model: Any,
+    encoder: Encoder,
+    parts: list[Sequence[Encoded]],
+    tokens: float,
+    settings: LoopSettings,
+    device: torch.device,
+) -> float | None:
+    """Adds up the gradients of all parts; their share of the mean loss a token, None where memory ran out."""
     total = 0.0
-    for start in range(0, len(rows), settings.batch_size):
-        loss = loss_sum(model, encoder, rows[start : start + settings.batch_size], device) / tokens
-        loss.backward()
-        total += loss.item()
+    try:
+        for part in parts:
+            loss = loss_sum(model, encoder, part, device, use_cache=settings.use_cache) / tokens
+            loss.backward()
+            total += loss.item()
+    except torch.OutOfMemoryError:
+        return None
     return total
 
 
-def _line(
-    losses: list[tuple[int, float]], settings: LoopSettings, seconds: float, first: int, device: torch.device
-) -> str:
-    done = len(losses) - first
-    clips = done * settings.batch_size * settings.gradient_accumulation_steps / seconds
-    recent = [loss for _, loss in losses[-settings.save_steps :]]
-    left = seconds / done * (settings.steps - len(losses))
-    memory = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB at most" if device.type == "cuda" else ""
-    return (
-        f"step {len(losses)}/{settings.steps}: loss {sum(recent) / len(recent):.4f}, {clips:.1f} clips/s{memory}, "
-        f"{left:.0f} s left"
-    )
+@contextmanager
+def _told_when_out_of_memory(cure: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        cure += " With the same settings the next run goes on from the last checkpoint, with others it starts anew."
+        raise SetupError("out of memory with a single clip on the device", cure=cure) from None
 
 
 # --- checkpoints ---
@@ -127,25 +177,34 @@ def saved_steps(checkpoints: Path) -> list[Path]:
 def _save(
     checkpoints: Path,
     trained: dict[str, Any],
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimisers,
     losses: list[tuple[int, float]],
+    batch_size: int,
     settings: LoopSettings,
 ) -> None:
     with atomic_folder(checkpoints / f"step-{len(losses):06d}") as folder:
         save_file({name: weight.detach().contiguous() for name, weight in trained.items()}, folder / WEIGHTS)
-        torch.save({"optimiser": optimiser.state_dict(), "random": torch.get_rng_state()}, folder / OPTIMISER)
-        write_json(folder / STATE, {"losses": losses})
+        torch.save(optimiser.state(), folder / OPTIMISER)
+        write_json(folder / STATE, {"losses": losses, "batch_size": batch_size})
     for old in saved_steps(checkpoints)[: -settings.save_total_limit]:
         shutil.rmtree(old)
 
 
 def _resume(
-    checkpoints: Path, trained: dict[str, Any], optimiser: torch.optim.Optimizer, progress: Say
-) -> list[tuple[int, float]]:
-    remove_leftovers(checkpoints)
+    checkpoints: Path,
+    trained: dict[str, Any],
+    optimiser: Optimisers,
+    settings: LoopSettings,
+    progress: Say,
+    ranks: Ranks,
+) -> tuple[list[tuple[int, float]], int]:
+    """Takes over the newest checkpoint; returns its losses, and how many clips fitted the device at once."""
+    if ranks.first:
+        remove_leftovers(checkpoints)
+    ranks.wait()
     steps = saved_steps(checkpoints)
     if not steps:
-        return []
+        return [], settings.batch_size
     newest = steps[-1]
     weights = load_file(newest / WEIGHTS)
     if weights.keys() != trained.keys():
@@ -154,25 +213,25 @@ def _resume(
     with torch.no_grad():
         for name, weight in trained.items():
             weight.copy_(weights[name])
-    saved = torch.load(newest / OPTIMISER, weights_only=True)
-    optimiser.load_state_dict(saved["optimiser"])
-    torch.set_rng_state(saved["random"])
-    losses = [(step, loss) for step, loss in read_json(newest / STATE)["losses"]]
-    progress(f"goes on after step {len(losses)} from {newest.name}")
-    return losses
+    optimiser.go_on(torch.load(newest / OPTIMISER, map_location="cpu", weights_only=True))
+    state = read_json(newest / STATE)
+    losses = [(step, loss) for step, loss in state["losses"]]
+    progress(f"goes on after step {len(losses)} from {newest.name}, with micro-batches of {state['batch_size']}")
+    return losses, state["batch_size"]
 
 
 @contextmanager
-def checkpoint_folder(out: Path, key: str) -> Iterator[Path]:
+def checkpoint_folder(out: Path, key: str, ranks: Ranks = ALONE) -> Iterator[Path]:
     """The folder for checkpoints of the training that makes `out`; gone once that succeeded, kept when it did not.
 
     `key` says what the checkpoints belong to (digest of settings and data): those of any other key are deleted,
     because a run must never go on from them.
     """
     folder = out.with_name(f"{out.name}.checkpoints")
-    if folder.is_dir():
+    if folder.is_dir() and ranks.first:
         for other in folder.iterdir():
             if other.name != key:
                 shutil.rmtree(other)
     yield folder / key
-    remove_folder(folder)  # in one step: a killed run must leave no half of a checkpoint to go on from
+    if ranks.first:
+        remove_folder(folder)  # in one step: a killed run must leave no half of a checkpoint to go on from

@@ -1,39 +1,46 @@
 """How much GPU memory a QLoRA training takes, part by part, from a model's config alone.
 
-Belongs here: the estimate and its table. Loading, LoRA and the loop that it speaks of do not; it describes them as they
-are in `load`, `lora` and `train`: 4-bit language linears, the vision tower and the head in bf16, LoRA in fp32, logits
-for the answer only, and no graph through a tower that is not trained.
+Belongs here: the estimate, GPUs and the tables. What activations take stands in `activations`, sizes of published
+models in `published`. Loading, LoRA and the loop that it speaks of do not belong here; it describes them as they are in
+`load`, `lora` and `train`: 4-bit language linears, the vision tower and the head in bf16, LoRA in fp32, logits for the
+answer only, and no graph through a tower that is not trained.
 
     total = weights + 16 B · LoRA weights + batch · (kept + max(layer, logits, vision)) + dequantised weight + context
 
-Weights are counted on the model itself, built without storage. What activations take for each token and each unit of
-width was counted tensor by tensor over whole steps on a CPU in bf16: small models of many shapes, and two layers of
-full width. Not measured on a GPU: what CUDA's kernels and allocator add is the `spare` of `Estimate.fits`.
+Weights are counted on the model itself, built without storage. Not measured on a GPU: what CUDA's kernels and allocator
+add is the `spare` of `Estimate.fits`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLConfig
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from pipelines.common.console import run
-from pipelines.common.errors import SetupError
+from pipelines.common.vlm.activations import Step, of_clip, require_known, vision_tokens
 from pipelines.common.vlm.load import KEEP_WHOLE
 from pipelines.common.vlm.lora import put_lora
-from pipelines.common.vlm.settings import LoraSettings, Quantization
+from pipelines.common.vlm.published import PUBLISHED
+from pipelines.common.vlm.settings import LoraSettings, Optimiser, Quantization
 
 GB = 10**9
-T4 = 15_800_000_000  # bytes that a T4 has for programs: 14.74 GiB
+# bytes that each GPU has for programs: 14.7, 39.3 and 79.1 GiB
+CARDS = {"T4": 15_800_000_000, "A100 40 GB": 42_200_000_000, "H100 80 GB": 84_900_000_000}
 CONTEXT = 500_000_000  # of CUDA and cuBLAS in each process: 0.3 to 0.6 GB by card and driver
 NF4_BLOCK, SCALE_BLOCK = 64, 256  # weights that share a scale of one byte; scales that share one of four
 ADAM = 8  # bytes a weight: two moments in fp32
-LOGITS = 14  # bytes an entry: bf16, its fp32 log-softmax, and two gradients of that
+MUON = 4  # one
+ADAM_8BIT = 2 + 8 / 256  # two moments of one byte, and for each 256 weights two scales in fp32
+LEAST_8BIT = 4096  # entries of a tensor from which bitsandbytes keeps moments in one byte
+CODE_BOOKS = 2 * 256 * 4  # of these, in fp32
 
 
 @dataclass(frozen=True)
@@ -44,21 +51,8 @@ class Weights:
     whole: int  # bytes of the base in bf16
     largest: int  # entries of the largest weight in 4 bits
     lora: int  # trained weights
+    lora_small: int  # those of them in tensors that an 8-bit optimiser leaves in fp32
     vision: bool  # whether some of them are in the vision tower
-
-
-@dataclass(frozen=True)
-class Step:
-    """What goes through the model at once. Lengths of text are those of the packing prompt in Qwen2's tokens."""
-
-    batch_size: int = 2
-    frames: int = 8
-    image: int = 336  # pixels a side
-    instruction_tokens: int = 184  # with those of the chat
-    line_tokens: int = 24  # the line before a pair of frames, and the marks around it
-    answer_tokens: int = 32
-    gradient_checkpointing: bool = True
-    all_logits: bool = False  # True: as a plain training step makes them, at every position
 
 
 @dataclass(frozen=True)
@@ -92,95 +86,60 @@ class Estimate:
         return self.total <= (1 - spare) * card
 
 
-def qwen2_vl_2b() -> Qwen2VLConfig:
-    """The published sizes of Qwen/Qwen2-VL-2B-Instruct, without a look at the hub."""
-    return Qwen2VLConfig(
-        text_config={
-            "vocab_size": 151_936,
-            "hidden_size": 1536,
-            "intermediate_size": 8960,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 12,
-            "num_key_value_heads": 2,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-        },
-        vision_config={"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4},
-        tie_word_embeddings=True,
-    )
-
-
 def count_weights(config: Any, lora: LoraSettings, quantization: Quantization = "nf4") -> Weights:
-    """Counts the base and its adapter on a model without storage: the very modules that training makes."""
+    """Counts the base and its adapter on a model without storage: the very modules that training makes.
+
+    SetupError for a family without an estimate.
+    """
+    require_known(config)
+    return _counted(type(config), config.to_json_string(use_diff=False), lora.model_dump_json(), quantization)
+
+
+@cache  # by value: tables ask for the same model again and again, and PEFT takes its time with each
+def _counted(kind: Any, sizes: str, adapter: str, quantization: Quantization) -> Weights:
+    lora = LoraSettings.model_validate_json(adapter)
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
+        model = AutoModelForImageTextToText.from_config(kind.from_dict(json.loads(sizes)))
         quantised = _quantised(model) if quantization == "nf4" else []
         rest = sum(weight.numel() for weight in model.parameters()) - sum(quantised)
         tuned = put_lora(model, lora, gradient_checkpointing=False)
-    trained = sum(weight.numel() for weight in tuned.parameters() if weight.requires_grad)
-    return Weights(sum(map(_nf4_bytes, quantised)), 2 * rest, max(quantised, default=0), trained, lora.vision)
+    trained = [weight.numel() for weight in tuned.parameters() if weight.requires_grad]
+    return Weights(
+        quantised=sum(map(_nf4_bytes, quantised)),
+        whole=2 * rest,
+        largest=max(quantised, default=0),
+        lora=sum(trained),
+        lora_small=sum(entries for entries in trained if entries < LEAST_8BIT),
+        vision=lora.vision,
+    )
 
 
 def estimate(config: Any, weights: Weights, step: Step) -> Estimate:
     """Peak memory of a training step; `weights` are those of the same config. SetupError for an unknown family."""
-    if config.model_type != "qwen2_vl":
-        cure = "Measure it, or add its sizes to pipelines/common/vlm/vram.py."
-        raise SetupError(f"no memory estimate for models of the type {config.model_type}", cure=cure)
-    text_kept, layer, logits = _text(config, step)
-    vision_kept, vision = _vision(config, step, weights.vision)
-    if not weights.vision:
-        vision -= text_kept  # a frozen tower is done before the language part keeps anything
+    clip = of_clip(config, step, weights.vision)
+    batch = step.batch_size
+    # a frozen tower looks at one clip at a time, and is done before the language part keeps anything
+    vision = batch * clip.vision if weights.vision else clip.vision - batch * clip.kept
     return Estimate(
         weights_4bit=weights.quantised,
         weights_bf16=weights.whole,
         lora=4 * weights.lora,
         gradients=4 * weights.lora,
-        optimiser=ADAM * weights.lora,
-        kept=step.batch_size * (text_kept + vision_kept),
-        transient=step.batch_size * max(layer, logits, vision),
+        optimiser=_moments(weights, step.optimiser),
+        kept=batch * (clip.kept + clip.vision_kept),
+        transient=max(batch * clip.layer, batch * clip.logits, vision),
         dequantised=2 * weights.largest,
         context=CONTEXT,
     )
 
 
-def vision_tokens(config: Any, step: Step) -> int:
-    """Tokens that one clip's frames become: 72 a frame of 336×336 in Qwen2-VL, since two frames share a patch."""
-    return _patches(config, step) // config.vision_config.spatial_merge_size**2
-
-
-def _patches(config: Any, step: Step) -> int:
-    """Patches of one clip; the processor rounds a side to whole merged patches and fills up the last pair."""
-    vision = config.vision_config
-    side = round(step.image / vision.patch_size / vision.spatial_merge_size) * vision.spatial_merge_size
-    return math.ceil(step.frames / vision.temporal_patch_size) * side**2
-
-
-def _text(config: Any, step: Step) -> tuple[int, int, int]:
-    """Bytes of one clip in the language part: kept, one layer's backward, logits."""
-    sizes = config.get_text_config()
-    width, mlp, head = sizes.hidden_size, sizes.intermediate_size, sizes.hidden_size // sizes.num_attention_heads
-    pairs = math.ceil(step.frames / config.vision_config.temporal_patch_size)
-    text = step.instruction_tokens + pairs * step.line_tokens + step.answer_tokens
-    tokens = vision_tokens(config, step) + text
-    # of a layer for its backward: fp32 copies of what norms and adapters take in, and attention's inputs in bf16
-    saved = 40 * width + 10 * mlp
-    in_flight = 10 * width + 4 * mlp  # hidden states, gradients and an adapter's output while they are added up
-    inputs = 2 * width if step.gradient_checkpointing else saved
-    kept = tokens * (sizes.num_hidden_layers * inputs + 4 * width + 4 * head)  # and the last norm's, and the rotations
-    layer = tokens * (in_flight + (saved if step.gradient_checkpointing else 0))
-    return kept, layer, (tokens if step.all_logits else step.answer_tokens) * sizes.vocab_size * LOGITS
-
-
-def _vision(config: Any, step: Step, trained: bool) -> tuple[int, int]:
-    """Bytes of one clip in the vision tower: kept, and what is there at most beside that."""
-    sizes, patches = config.vision_config, _patches(config, step)
-    width, mlp = sizes.embed_dim, int(sizes.embed_dim * sizes.mlp_ratio)
-    values = sizes.in_channels * sizes.temporal_patch_size * sizes.patch_size**2
-    if not trained:  # pixels in fp32 and bf16; then queries and keys, which are turned in fp32
-        return 0, patches * (6 * values + 36 * width)
-    saved, in_flight, merger = 30 * width + 8 * mlp, 4 * width + 4 * mlp, 14 * width
-    inputs = 2 * width if step.gradient_checkpointing else saved
-    layer = in_flight + (saved if step.gradient_checkpointing else 0)
-    return patches * (sizes.depth * inputs + merger), patches * layer
+def _moments(weights: Weights, optimiser: Optimiser) -> int:
+    if optimiser == "adamw":
+        return ADAM * weights.lora
+    if optimiser == "muon":
+        return MUON * weights.lora
+    large = weights.lora - weights.lora_small
+    return ADAM * weights.lora_small + round(ADAM_8BIT * large) + (CODE_BOOKS if large else 0)
 
 
 def _quantised(model: torch.nn.Module) -> list[int]:
@@ -198,7 +157,17 @@ def _nf4_bytes(entries: int) -> int:
     return math.ceil(entries / 2) + scales + 4 * math.ceil(scales / SCALE_BLOCK) + 4 * (16 + 256)
 
 
-# --- the table ---
+# --- the tables ---
+
+
+def models(lora: LoraSettings) -> dict[str, Estimate]:
+    """What a step of the T4 preset takes in each published model, with the tokens that its clip becomes."""
+    rows = {}
+    for name, published in PUBLISHED.items():
+        config, step = published(), Step()
+        title = f"{name.rpartition('/')[2]}, {vision_tokens(config, step):,} tokens"
+        rows[title] = estimate(config, count_weights(config, lora), step)
+    return rows
 
 
 def comparison(config: Any, lora: LoraSettings) -> dict[str, Estimate]:
@@ -219,7 +188,7 @@ def comparison(config: Any, lora: LoraSettings) -> dict[str, Estimate]:
     return rows | {f"batch 2, 8 frames, {name}": estimate(config, *case) for name, case in others.items()}
 
 
-def markdown_table(rows: Mapping[str, Estimate], card: int = T4, card_name: str = "T4") -> str:
+def markdown_table(rows: Mapping[str, Estimate], card: int = CARDS["T4"], card_name: str = "T4") -> str:
     """The estimates in GB (10⁹ bytes), one a line; adapter = its weights, gradients and Adam's moments."""
     heads = ["", "4-bit", "bf16", "adapter", "kept", "transient", "dequantised", "context", "**total**"]
     lines = [[*heads, f"fits a {card_name}"], ["---", *["---:"] * 8, "---"]]
@@ -233,11 +202,16 @@ def markdown_table(rows: Mapping[str, Estimate], card: int = T4, card_name: str 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Estimates the GPU memory of a QLoRA training from a model's config.")
-    parser.add_argument("--config", help="a model's folder or hub name; by default Qwen2-VL-2B's published sizes")
+    default = next(iter(PUBLISHED))
+    known = f"one of {', '.join(PUBLISHED)}, whose sizes are known here, or any model's folder or hub name"
+    parser.add_argument("--config", default=default, help=f"{known}; by default {default}")
     parser.add_argument("--rank", type=int, default=LoraSettings().rank, help="of the adapter on the language part")
     arguments = parser.parse_args()
-    config = AutoConfig.from_pretrained(arguments.config) if arguments.config else qwen2_vl_2b()
-    print(markdown_table(comparison(config, LoraSettings(rank=arguments.rank, vision=False))))
+    name, lora = arguments.config, LoraSettings(rank=arguments.rank, vision=False)
+    config = PUBLISHED[name]() if name in PUBLISHED else AutoConfig.from_pretrained(name)
+    print(
+        f"{name}\n\n{markdown_table(comparison(config, lora))}\n\nbatch 2, 8 frames\n\n{markdown_table(models(lora))}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,170 @@
+"""Who answers the test clips: both models, the tuned one in other circumstances, the baselines; and their records.
+
+Belongs here: what each arm is shown, and its answer as a record. How a model answers (`predict`), what a baseline says
+(`baselines`) and what is counted (`metrics`) do not. Besides base and tuned model there are
+
+    finetuned_uncalibrated   what the tuned model said before its calibration (where there was one)
+    finetuned_generated      what it writes freely (where the settings ask for it)
+    blind                    the tuned model, every picture an even grey: what question and frame numbers give away
+    shuffled_frames          its pictures in a wrong order under the right numbers: whether order counts
+    uniform_frames           evenly spaced frames and bounds: what the choice of keyframes is worth
+    whole_clip, majority_class, transition_table, transition_table_true   `baselines`
+
+The bounds of segments, which come from the picture, are part of the question. So a blind or shuffled arm still knows
+where the picture changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from pipelines.common.errors import DataError
+from pipelines.common.files import digest
+from pipelines.openpack.baselines import Baselines
+from pipelines.openpack.loader import Sample, ShardReader
+from pipelines.openpack.metrics import BASE, TUNED
+from pipelines.openpack.prediction import Generated, Prediction
+from pipelines.openpack.prompt import prompt_text
+from pipelines.openpack.records import ClipRecord, Confidence, Posterior, Reading, reading
+from pipelines.openpack.settings import EvaluationSettings
+from pipelines.openpack.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipelines.common.vlm.dialogue import Question
+
+UNCALIBRATED, GENERATED = "finetuned_uncalibrated", "finetuned_generated"
+BLIND, SHUFFLED, UNIFORM = "blind", "shuffled_frames", "uniform_frames"
+GREY = 128  # of 255, what all pictures together are about as bright as
+DIGITS = 6  # of a share in the records
+
+
+class Answerer(Protocol):
+    """What is evaluated: a `Predictor`, or anything that answers questions as one."""
+
+    size: int | None
+
+    def answer(self, clip_ids: Sequence[str], questions: Sequence[Question]) -> list[Prediction]: ...
+
+    def generate(self, clip_ids: Sequence[str], questions: Sequence[Question]) -> list[Generated]: ...
+
+
+def answer_clips(
+    base: Answerer,
+    tuned: Answerer,
+    baselines: Baselines,
+    test: ShardReader,
+    settings: EvaluationSettings,
+    models: Mapping[str, str],
+    progress: Callable[[str], None],
+) -> Iterator[ClipRecord]:
+    """Records of all test clips, arm by arm for each.
+
+    The transition table is given the operation of `tuned`. `models` says for BASE and TUNED which weights answered.
+    Each clip is decoded once for all arms, a batch at a time, so that memory does not grow with the test split.
+    """
+    taxonomy = baselines.taxonomy
+    for start in range(0, len(test), settings.batch_size):
+        batch = [test.sample(index) for index in range(start, min(start + settings.batch_size, len(test)))]
+        keys = [sample.key for sample in batch]
+        shown = [shown_frames(sample, tuned.size, taxonomy) for sample in batch]
+        questions = {arm: [one[arm] for one in shown] for arm in shown[0]}
+        scored = {arm: tuned.answer(keys, asked) for arm, asked in questions.items()}
+        said: dict[str, Sequence[Prediction | Generated]] = {BASE: base.answer(keys, questions[TUNED]), **scored}
+        if settings.generate:
+            said[GENERATED] = tuned.generate(keys, questions[TUNED])
+        for index, sample in enumerate(batch):
+            answers = {arm: rows[index] for arm, rows in said.items()}
+            guesses = baselines.answers(sample.clip, scored[TUNED][index].operation)
+            yield from _records(sample, answers, guesses, models, taxonomy, first=start + index < settings.clips)
+        progress(f"{start + len(batch)} of {len(test)} test clips answered")
+
+
+def shown_frames(sample: Sample, size: int | None, taxonomy: Taxonomy) -> dict[str, Question]:
+    """What the tuned model is asked about a test clip: by TUNED the question itself, by arm those of the controls.
+
+    Pictures are reduced to `size` × `size` pixels while they are decoded. DataError for a clip without evenly spaced
+    frames, as shards of an earlier version have them.
+    """
+    from pipelines.openpack.predict import clip_question, sample_frames
+
+    uniform = sample.clip.uniform
+    if uniform is None:
+        raise DataError(f"{sample.key} has no evenly spaced frames", cure="Run the stages clips and shards again.")
+    frames, keyframes = sample_frames(sample, size), sample.clip.keyframes
+    evenly = sample_frames(replace(sample, jpegs=sample.uniform), size)
+    return {
+        TUNED: clip_question(frames, keyframes, taxonomy),
+        BLIND: clip_question(np.full_like(frames, GREY), keyframes, taxonomy),
+        SHUFFLED: clip_question(frames[_wrong_order(len(keyframes.pairs), sample.key)], keyframes, taxonomy),
+        UNIFORM: clip_question(evenly, uniform, taxonomy),
+    }
+
+
+def _wrong_order(pairs: int, seed: str) -> list[int]:
+    """Frame numbers 0 … 2·pairs-1 with no pair at its own place. Pairs stay whole: the model reads frames in twos, and
+    a pair of strangers would be something that it never saw, beside being in the wrong order."""
+    order, rng = list(range(pairs)), Random(seed)
+    while any(place == pair for place, pair in enumerate(order)):
+        rng.shuffle(order)
+    return [2 * pair + frame for pair in order for frame in (0, 1)]
+
+
+def _records(
+    sample: Sample,
+    said: Mapping[str, Prediction | Generated],
+    guesses: Mapping[str, Reading],
+    models: Mapping[str, str],
+    taxonomy: Taxonomy,
+    *,
+    first: bool,
+) -> Iterator[ClipRecord]:
+    clip, target = sample.clip, sample.clip.target
+    fixed = clip.model_dump(include={"clip_id", "start_frame", "n_frames", "kind", "boundaries", "bounds", "pairs"})
+    fixed |= {"session": f"{clip.user}/{clip.session}", "first": first}
+    fixed["truth"] = reading(taxonomy, target.operation, (target.start, target.end), target.next)
+
+    def record(arm: str, answer: Reading, **of_model: Any) -> ClipRecord:
+        return ClipRecord(**{**fixed, **of_model}, arm=arm, prediction=answer)
+
+    for arm, one in said.items():
+        keyframes = clip.uniform if arm == UNIFORM and clip.uniform else clip.keyframes
+        asked = {
+            "bounds": keyframes.bounds,
+            "pairs": keyframes.pairs,
+            "prompt": digest(prompt_text(keyframes, taxonomy).encode()),
+            "model": models[BASE if arm == BASE else TUNED],
+        }
+        yield record(arm, **_answer(one, taxonomy), **asked)
+        if arm == TUNED and isinstance(one, Prediction) and one.raw:
+            yield record(UNCALIBRATED, **_answer(one.raw, taxonomy), **asked)
+    for arm, guess in guesses.items():
+        yield record(arm, guess)
+
+
+def _answer(said: Prediction | Generated, taxonomy: Taxonomy) -> dict[str, Any]:
+    """An answer as the fields of a record."""
+    if isinstance(said, Generated):
+        target = said.target
+        shown = target and reading(taxonomy, target.operation, (target.start, target.end), target.next)
+        return {"answer": shown or reading(taxonomy), "text": said.text}
+    native, brief = (round(min(1.0, share), DIGITS) for share in (said.what[said.operation], said.confidence))
+    return {
+        "answer": reading(taxonomy, said.operation, (said.start, said.end), said.next),
+        "posterior": _posterior(said),
+        "confidence": Confidence(native=native, brief=brief),
+    }
+
+
+def _posterior(prediction: Prediction) -> Posterior:
+    def rounded(shares: Mapping[int, float]) -> dict[int, float]:
+        return {op_id: round(share, DIGITS) for op_id, share in shares.items()}
+
+    span = tuple((start, end, round(share, DIGITS)) for (start, end), share in prediction.span.items())
+    return Posterior(what=rounded(prediction.what), next=rounded(prediction.next_share), span=span)

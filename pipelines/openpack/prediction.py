@@ -1,0 +1,89 @@
+"""What an answer to a clip is: scored with posteriors, or written freely. Light: no torch, no model.
+
+Belongs here: from the codes of a model's answer to native classes and the brief's names. Who answers (`predict`) does
+not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pipelines.common.posteriors import most_probable
+from pipelines.common.vlm.dialogue import Question, parse_answer
+from pipelines.openpack.clip_plan import Target
+from pipelines.openpack.prompt import brief_answer
+from pipelines.openpack.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from pipelines.common.vlm.score import Scored
+    from pipelines.openpack.calibrate import Calibration
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One clip's answer in the ids of `taxonomy`; `start`, `end` half-open frames at 25 fps.
+
+    `what` and `next_share` are posteriors over native ids, `span` over the segments that were possible. `raw` is the
+    same as the model itself had it, where this one is calibrated.
+    """
+
+    clip_id: str
+    operation: int
+    start: int
+    end: int
+    next: int
+    what: dict[int, float]
+    span: dict[tuple[int, int], float]
+    next_share: dict[int, float]
+    taxonomy: Taxonomy
+    raw: Prediction | None = None
+
+    @classmethod
+    def of(cls, clip_id: str, scored: Scored, taxonomy: Taxonomy) -> Prediction:
+        """From scored codes, which must be those of `taxonomy`."""
+
+        def native(shares: dict[str, float]) -> dict[int, float]:
+            return {taxonomy.by_code(code).id: share for code, share in shares.items()}
+
+        answer = scored.answer
+        operation, following = taxonomy.by_code(answer.what).id, taxonomy.by_code(answer.next).id
+        posteriors = native(scored.what), scored.span, native(scored.next)
+        return cls(clip_id, operation, answer.start, answer.end, following, *posteriors, taxonomy)
+
+    @property
+    def confidence(self) -> float:
+        """Posterior of the answered operation, by its name in the answer: classes that share the name count with it."""
+        name = self.taxonomy.brief_name(self.operation)
+        return sum(share for op_id, share in self.what.items() if self.taxonomy.brief_name(op_id) == name)
+
+    def brief(self) -> dict[str, Any]:
+        """The brief's JSON, exactly its five keys."""
+        answer = brief_answer(self.taxonomy, self.clip_id, self.operation, self.start, self.end, self.next)
+        return {**answer, "confidence": round(min(1.0, self.confidence), 4)}
+
+    def calibrated(self, calibration: Calibration) -> Prediction:
+        """The answer of the calibrated posteriors; the segment stays."""
+        what, following = calibration.apply(self.what, self.next_share)
+        answer = {"operation": most_probable(what), "next": most_probable(following)}
+        return replace(self, **answer, what=what, next_share=following, raw=self)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a model wrote for a clip by itself. `target` is what that says, None where it is not exactly an answer that
+    is possible: other text than the asked JSON, a letter of no class, or frames that are no segment of the clip."""
+
+    clip_id: str
+    text: str
+    target: Target | None
+
+    @classmethod
+    def of(cls, clip_id: str, text: str, question: Question, taxonomy: Taxonomy) -> Generated:
+        said = parse_answer(text)
+        if said is None or not {said.what, said.next} <= set(taxonomy.codes):
+            return cls(clip_id, text, None)
+        if not 0 <= said.start < said.end <= question.bounds[-1]:
+            return cls(clip_id, text, None)
+        operation, following = taxonomy.by_code(said.what).id, taxonomy.by_code(said.next).id
+        return cls(clip_id, text, Target(operation=operation, start=said.start, end=said.end, next=following))

@@ -1,0 +1,185 @@
+"""The timeline of a whole video: its operations from the first frame to the last, its time study and its alerts.
+
+Belongs here: from a video through windows of five seconds to the result, and the result as JSON. What the windows say
+together (`decode`), how long things take (`time_study`), what is unusual (`order_alerts`) and how well all this is done
+(`whole_sessions`) do not.
+
+A window is looked at and answered just as a clip that is sent alone. The video is decoded once, and only the pictures
+of one window and the shown frames of one batch are held, so memory does not grow with its length; what remains of a
+window are a few dozen numbers.
+
+Format of the result, all names native (or, if asked, those of the second label set), frames half-open at 25 fps:
+
+    {"fps", "frames", "seconds",
+     "segments": [{"operation", "start_frame", "end_frame", "start_s", "end_s", "anticipated_next_operation",
+                   "confidence"}],           from frame 0 to the last, in order, no gap and no overlap
+     "time_study": see `time_study`, "alerts": [see `order_alerts.Alert.as_json`]}
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.common.console import run
+from pipelines.common.keyframes import KeyframeSettings
+from pipelines.openpack.calibrate import Calibration
+from pipelines.openpack.decode import Decoded, Window, decode, described, gather
+from pipelines.openpack.grammar import GRAMMAR, Grammar
+from pipelines.openpack.normalise import normalise_upload
+from pipelines.openpack.order_alerts import find_alerts
+from pipelines.openpack.settings import CLIP_FRAMES, FPS, NormaliseSettings, TimelineSettings, load_settings
+from pipelines.openpack.taxonomy import LABELS, Taxonomy
+from pipelines.openpack.time_study import as_csv, time_study
+from pipelines.openpack.windows import look, starts
+
+if TYPE_CHECKING:
+    from pipelines.openpack.predict import Predictor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many windows of a video are answered."""
+
+    done: int
+    of: int
+
+    def as_json(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class VideoTimeline:
+    """What was found in a video of `frames` frames: segments that cover it, in order."""
+
+    frames: int
+    segments: tuple[Decoded, ...]
+    grammar: Grammar
+    taxonomy: Taxonomy
+
+    def as_json(self, *, brief: bool = False) -> dict[str, Any]:
+        """The result as the module describes it; `brief` asks for the names of the second label set."""
+
+        def name(op_id: int) -> str:
+            return self.taxonomy.brief_name(op_id) if brief else self.taxonomy.by_id(op_id).name
+
+        stretches = [one.stretch for one in self.segments]
+        boxes = self.grammar.boxes_of(stretches)
+        return {
+            "fps": FPS,
+            "frames": self.frames,
+            "seconds": round(self.frames / FPS, 3),
+            "segments": [
+                {
+                    "operation": name(one.stretch.operation),
+                    "start_frame": one.stretch.start,
+                    "end_frame": one.stretch.end,
+                    "start_s": round(one.stretch.start / FPS, 3),
+                    "end_s": round(one.stretch.end / FPS, 3),
+                    "anticipated_next_operation": name(one.next),
+                    "confidence": round(min(1.0, one.confidence), 4),
+                }
+                for one in self.segments
+            ],
+            "time_study": time_study(stretches, boxes, name),
+            "alerts": [one.as_json(self.taxonomy, brief=brief) for one in find_alerts(boxes, self.grammar)],
+        }
+
+
+def answer_timeline(
+    predictor: Predictor,
+    path: Path,
+    keyframes: KeyframeSettings,
+    grammar: Grammar,
+    settings: TimelineSettings,
+    normalise: NormaliseSettings | None = None,
+) -> Iterator[Progress | VideoTimeline]:
+    """The timeline of any video that ffmpeg reads: `Progress` after every batch of windows, and last the result.
+
+    DataError for a file that is no whole video, is longer than the settings allow, or too short for one window.
+    """
+    normalise = normalise or NormaliseSettings()
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "video.mp4"
+        table = normalise_upload(path, video, normalise, max_frames=round(settings.longest_s * FPS))
+        windows: list[Window] = []
+        for progress, answered in answer_windows(
+            predictor, video, table["repeated"].to_numpy(bool), keyframes, settings
+        ):
+            windows += answered
+            yield progress
+    yield merge(windows, len(table), grammar, settings, predictor.taxonomy)
+
+
+def answer_windows(
+    predictor: Predictor, video: Path, repeated: np.ndarray, keyframes: KeyframeSettings, settings: TimelineSettings
+) -> Iterator[tuple[Progress, list[Window]]]:
+    """The answers to all windows of a normalised video, a batch at a time; `repeated` bool (n,) as in `look`."""
+    from pipelines.openpack.predict import stretch_question
+
+    length = min(len(repeated), CLIP_FRAMES)
+    begins = starts(len(repeated), settings.stride_s)
+    stretches, done = look(video, repeated, begins, length), 0
+    while batch := [
+        (one.start, stretch_question(one, keyframes, predictor.taxonomy, predictor.size))
+        for one in islice(stretches, predictor.settings.batch_size)
+    ]:
+        names = [f"{video.stem}_f{start:06d}" for start, _ in batch]
+        said = predictor.answer(names, [question for _, question in batch])
+        done += len(batch)
+        yield (
+            Progress(done, len(begins)),
+            [
+                Window(start, length, one.what, one.span, one.next_share)
+                for (start, _), one in zip(batch, said, strict=True)
+            ],
+        )
+
+
+def merge(
+    windows: list[Window], n_frames: int, grammar: Grammar, settings: TimelineSettings, taxonomy: Taxonomy
+) -> VideoTimeline:
+    """The timeline that follows from the answers to windows, which hold every one of `n_frames` frames."""
+    evidence = gather(windows, n_frames, grammar)
+    sequence = decode(evidence, grammar, settings.evidence_weight)
+    return VideoTimeline(n_frames, tuple(described(sequence, evidence, windows, grammar)), grammar, taxonomy)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The operations of a whole video, with time study and alerts.")
+    parser.add_argument("video", type=Path)
+    parser.add_argument("--base", type=Path, required=True, help="folder of the stage base_model")
+    parser.add_argument("--adapter", type=Path, required=True, help="folder of the stage adapter")
+    parser.add_argument(
+        "--calibration", type=Path, required=True, help=f"calibration.json of the stage evaluation, with its {GRAMMAR}"
+    )
+    parser.add_argument("--csv", action="store_true", help="the time study as CSV instead of everything as JSON")
+    parser.add_argument("--brief", action="store_true", help="names of the second label set")
+    parser.add_argument("--settings", type=Path, help="a settings.toml")
+    arguments = parser.parse_args()
+    from pipelines.openpack.predict import Predictor
+
+    settings, taxonomy = load_settings(arguments.settings), Taxonomy.read(arguments.adapter / LABELS)
+    calibration = Calibration.load(arguments.calibration)
+    grammar = Grammar.load(arguments.calibration.with_name(GRAMMAR))
+    predictor = Predictor.load(arguments.base, arguments.adapter, taxonomy, settings.evaluation, calibration)
+    events = answer_timeline(predictor, arguments.video, settings.keyframes, grammar, settings.evaluation.timeline)
+    for event in events:
+        if isinstance(event, Progress):
+            print(f"{event.done} of {event.of} windows", file=sys.stderr)
+            continue
+        result = event.as_json(brief=arguments.brief)
+        print(as_csv(result["time_study"]) if arguments.csv else json.dumps(result, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,51 @@
+"""`python -m pipelines.openpack.vram`: which published model fits which preset's GPU, and what else has to be set.
+
+Belongs here: what a preset means for memory, and the table of models and presets. The estimate is `common.vlm.vram`'s,
+what to change `common.vlm.room`'s.
+"""
+
+from __future__ import annotations
+
+from pipelines.common.console import run
+from pipelines.common.vlm.activations import Step
+from pipelines.common.vlm.published import PUBLISHED
+from pipelines.common.vlm.room import Plan, what_to_change
+from pipelines.common.vlm.vram import CARDS, GB
+from pipelines.openpack.settings import FinetuneSettings, load_settings
+
+# the GPU that each preset of a full-size training is for; one a process, so two of them are as one
+PRESET_CARDS = {"t4": "T4", "t4x2": "T4", "a100": "A100 40 GB", "h100": "H100 80 GB"}
+
+
+def plan_of(settings: FinetuneSettings) -> Plan:
+    """What of the settings decides how much memory one process takes."""
+    loop = settings.loop
+    step = Step(loop.batch_size, gradient_checkpointing=settings.gradient_checkpointing, optimiser=loop.optimiser)
+    return Plan(settings.lora, settings.quantization, step, loop.gradient_accumulation_steps)
+
+
+def preset_table() -> str:
+    """Markdown: GB (10⁹ bytes) of each published model with each preset; below it, what to change where it is a no."""
+    plans = {preset: plan_of(load_settings(preset=preset).finetune) for preset in PRESET_CARDS}
+    heads = [f"`{preset}`, {CARDS[card] / GB:.1f} GB" for preset, card in PRESET_CARDS.items()]
+    lines = [["", *heads], ["---", *["---:"] * len(heads)]]
+    changes = []
+    for name, published in PUBLISHED.items():
+        config, short = published(), name.rpartition("/")[2]
+        cells = []
+        for preset, plan in plans.items():
+            made, card = plan.estimate(config), CARDS[PRESET_CARDS[preset]]
+            cells.append(f"{made.total / GB:.1f}" if made.fits(card) else f"**no**, {made.total / GB:.1f}")
+            if not made.fits(card):
+                changes.append(f"- {short} with `{preset}`: {what_to_change(config, plan, card)}")
+        lines.append([short, *cells])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n" + "\n".join(changes)
+
+
+def main() -> None:
+    print(preset_table())
+
+
+if __name__ == "__main__":
+    run(main)
