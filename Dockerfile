@@ -8,11 +8,12 @@ ENV PYTHONUNBUFFERED=1 \
     BENTOML_DO_NOT_TRACK=True \
     BENTOML_HOME=/app/.bentoml \
     HF_HOME=/home/app/huggingface
-# The owner of the bind mounts of docker-compose.yml, so that both sides can write.
+# The owner of the bind mounts of docker-compose.yml, so that both sides can write. A volume takes its owner from the
+# folder that it is first mounted on. A number as USER, since Kubernetes cannot tell of a name that it is not root.
 ARG UID=1000
 RUN useradd --create-home --uid "$UID" app \
-    && mkdir /app "$HF_HOME" \
-    && chown app:app /app "$HF_HOME"
+    && mkdir -p /app/.bentoml /app/.dagster /app/data "$HF_HOME" \
+    && chown -R app:app /app "$HF_HOME"
 WORKDIR /app
 
 # Exact versions, without a solver, as in the Makefile: it would bring back openpack-toolkit's outdated pins.
@@ -35,7 +36,7 @@ COPY pipelines ./pipelines
 COPY resources ./resources
 COPY assets ./assets
 ENV DAGSTER_HOME=/app/.dagster DATA_DIR=/app/data MPLCONFIGDIR=/tmp/matplotlib
-USER app
+USER $UID
 EXPOSE 3000
 CMD ["dagster-webserver", "--host", "0.0.0.0", "--port", "3000", "--workspace", "workspace.yaml"]
 
@@ -43,7 +44,7 @@ FROM base AS service
 COPY --from=service-packages /opt/venv /opt/venv
 COPY service.py ./
 COPY pipelines ./pipelines
-USER app
+USER $UID
 EXPOSE 8000
 # Importing torch takes a while on a busy machine; from then on a service that does not answer is ill.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=180s --retries=3 \

@@ -1,38 +1,52 @@
 """The service: a video in, and out comes which packing operation it shows, from which frame to which, and what is next.
 
-Belongs here: what is special about HTTP, which is what is taken, refused and how much at once. How a video becomes an
-answer does not: `pipelines.openpack.predict`, the same code that the evaluation ran. `bentoml serve
-service:PackagingService`, or `make serve`; `/docs.json`, `/livez`, `/readyz` and `/metrics` come with BentoML.
+Belongs here: what BentoML needs to know, which is routes, limits of each, the model store. How a video becomes an
+answer does not: `pipelines.openpack.serve`, on the same code that the evaluation ran; nor what a request may be:
+`pipelines.common.serving`. `bentoml serve service:PackagingService`, or `make serve`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-import re
-import shutil
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import bentoml
-from bentoml.exceptions import NotFound
+from bentoml.exceptions import BentoMLException, NotFound
 from bentoml.models import BentoModel
 from pydantic import ConfigDict, Field
-from starlette.datastructures import Headers, UploadFile
+from pydantic.json_schema import SkipJsonSchema
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route as Place
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipelines.common.errors import DataError, SetupError
-from pipelines.openpack.bundle import NAME, read_bundle
+import pipelines.openpack
+from pipelines.common.serving import log
+from pipelines.common.serving.limits import Admission, BearerToken, BodyLimit, Route, Watch
+from pipelines.common.serving.lines import Lines, begun
+from pipelines.common.serving.page import page, paths
+from pipelines.common.serving.refusal import RefusalError
+from pipelines.openpack import long_videos
+from pipelines.openpack.api_docs import described
+from pipelines.openpack.bundle import NAME
+from pipelines.openpack.serve import Desk, StoredModel
+from pipelines.openpack.time_study import as_csv
 
-BODY_LIMIT = 64 * 2**20  # bytes: a minute, the longest video that is taken, at 8 Mbit a second
-TIMEOUT_S = 60  # seconds until 504, from the request's first byte: a full queue of five-second answers
-MOST_REQUESTS = 12  # at once, waiting ones included; the next gets 429, which is better than a late 504
-LONGEST_ID = 64  # characters of a file's name that are given back
+ROUTES = {
+    # a minute, the longest video that is taken, at 8 Mbit a second; a full queue is answered well within the time
+    "/predict": Route(body_bytes=64 * 2**20, seconds=60, at_once=32),
+    "/keyframes": Route(body_bytes=64 * 2**20, seconds=60, at_once=8),  # a person looks at them, one after the other
+    # half an hour at 4.5 Mbit a second; the time is that of a machine which only just keeps up, decoding and answering
+    "/timeline": Route(body_bytes=2**30, seconds=15 * 60, at_once=long_videos.AT_ONCE),
+}
+TOKEN = os.environ.get("SERVICE_TOKEN") or None
+PAGE = Path(pipelines.openpack.__file__).with_name("page")
+PROBES = ("/livez", "/readyz", "/healthz")
 
 Operation = Annotated[str, Field(description="a name of the second label set that the adapter was trained with")]
 
@@ -58,48 +72,62 @@ class Answer(bentoml.IODescriptor):
     confidence: float = Field(ge=0, le=1, description="probability of the dominant operation")
 
 
+class Shown(bentoml.IODescriptor):
+    """Frames of the first five seconds: pair i of them stands for the stretch `[bounds[i], bounds[i + 1])`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fps: int
+    bounds: list[int] = Field(description="where the stretches begin, and where the last one ends")
+    frames: list[int] = Field(description="numbers of the frames, in order")
+    pairs: list[tuple[int, int]] = Field(description="the same frames, two for each stretch")
+    pictures: list[str] = Field(description="each frame as data:image/jpeg;base64,…, 336 pixels a side")
+
+
+class Timeline(bentoml.IODescriptor):
+    """The last event of a timeline; `pipelines.openpack.timeline` describes its parts."""
+
+    event: Literal["result"]
+    fps: int
+    frames: int
+    seconds: float
+    segments: list[dict[str, Any]] = Field(description="every operation in its order, without gap or overlap")
+    time_study: dict[str, Any] = Field(description="seconds of each operation and of each box")
+    alerts: list[dict[str, Any]] = Field(description="where the order departs from what is usual")
+
+
 class Upload(bentoml.IODescriptor):
     """A form with one file in the field `video`."""
 
-    video: Path = Field(description="any video that ffmpeg reads, of 0.8 to 60 seconds")
+    video: Path = Field(description="any video that ffmpeg reads, of at least 0.8 seconds")
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: Any) -> Upload:
         """The field as it was sent, or None: BentoML itself would take a string in it for an address and fetch that."""
         try:
-            form = await request.form(max_files=1, max_fields=10)  # other fields may be there; nobody looks
-        except HTTPException:  # not the form that its content type says; Starlette's sentence would end as a 500
+            with log.stage("receive"):
+                form = await request.form(max_files=1, max_fields=10)  # other fields may be there; nobody looks
+        except (HTTPException, ClientDisconnect):  # not the form that its content type says, or only half of it
             return cls.model_construct(video=None)
         return cls.model_construct(video=form.get("video"))
 
+    @staticmethod
+    def file(video: UploadFile | str | None) -> UploadFile:
+        if isinstance(video, UploadFile):
+            return video
+        sentence = "Send the video as a file in the field `video` of a form (multipart/form-data)."
+        raise RefusalError(400, "form", sentence)
 
-class BodyLimit:
-    """ASGI middleware: 413 for a body of more than `limit` bytes, announced or streamed; the rest is not read."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit = app, limit
+class TimelineUpload(Upload):
+    """The same, and in which form the answer is asked for."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        read, size = 0, int(Headers(scope=scope).get("content-length", 0))
+    csv: SkipJsonSchema[bool] = False  # told by the header Accept: BentoML's own context would set the status
 
-        async def counted() -> Message:
-            nonlocal read, size
-            message = await receive()
-            read += len(message.get("body", b""))
-            size = max(size, read)
-            return message if size <= self.limit else {"type": "http.disconnect"}
-
-        async def unless_refused(message: Message) -> None:
-            if size <= self.limit:
-                await send(message)
-
-        if size <= self.limit:
-            await self.app(scope, counted, unless_refused)
-        if size > self.limit:
-            error = {"error": f"The upload is larger than {self.limit // 2**20} MB. Cut the video, or code it smaller."}
-            await JSONResponse(error, 413, headers={"connection": "close"})(scope, receive, send)
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: Any) -> TimelineUpload:
+        form = await super().from_http_request(request, serde)
+        return cls.model_construct(video=form.video, csv="text/csv" in request.headers.get("accept", ""))
 
 
 class StoredBundle(BentoModel):
@@ -117,10 +145,23 @@ class StoredBundle(BentoModel):
             raise NotFound(f"{what}. Materialise `bento` first: make demo.") from None
 
 
+def stored_models() -> list[StoredModel]:
+    """The bundles that may answer, newest first: those of the store, or the one of the bento that is served."""
+    newest = PackagingService.inner.model.stored
+    rest: list[bentoml.Model] = []
+    if not PackagingService.bento:
+        with suppress(BentoMLException):  # one of the older ones is half there; they matter only where the newest fails
+            rest = [one for one in bentoml.models.list(NAME) if one.tag != newest.tag]
+    rest.sort(key=lambda one: one.creation_time, reverse=True)
+    return [StoredModel(str(one.tag.version), Path(one.path)) for one in (newest, *rest)]
+
+
 @bentoml.service(
     workers=1,  # one model in memory
-    traffic={"timeout": TIMEOUT_S, "max_concurrency": MOST_REQUESTS},
+    # far beyond the deadlines of ROUTES, which also end the work; `max_concurrency` would refuse without Retry-After
+    traffic={"timeout": 3600},
     http={"host": "127.0.0.1", "port": 8000},  # pyright: ignore[reportArgumentType]  # BentoML's own are 0.0.0.0, 3000
+    logging={"access": {"enabled": False}},  # pyright: ignore[reportArgumentType]  # `RequestLog` has a line for each
     envs=[{"name": "BENTOML_DO_NOT_TRACK", "value": "True"}],
 )
 class PackagingService:
@@ -129,52 +170,77 @@ class PackagingService:
     model = StoredBundle(f"{NAME}:latest")
 
     def __init__(self) -> None:
-        # Not at the top: it brings torch, which the process that only watches over this one has no use for.
-        from pipelines.openpack.predict import Predictor
+        log.to_stdout()
+        DESK.start(pinned=PackagingService.bento is not None)
 
-        bundle = read_bundle(Path(self.model.path))
-        self.keyframes = bundle.settings.keyframes
-        asked = bundle.taxonomy, bundle.settings.evaluation, bundle.calibration
-        self.predictor = Predictor.load(bundle.base, bundle.adapter, *asked)
-        # One thread: an answer outlives its timeout, and what waited in vain leaves the queue instead of running too.
-        self.turns = ThreadPoolExecutor(1, "answer")
+    @bentoml.on_shutdown
+    def close(self) -> None:
+        DESK.stop()
 
     @bentoml.api(route="/predict", input_spec=Upload, output_spec=Answer)
-    async def predict(self, video: UploadFile | str | None) -> Answer | JSONResponse:
-        """The operation that fills most of the first five seconds of a video, its frames, and the one that follows.
-
-        `{"error": sentence}` for the rest: 400 where `video` is no file, or no video of 0.8 to 60 seconds; 413 over
-        64 MB; 429 while too many others wait; 504 after a minute.
-        """
-        if not isinstance(video, UploadFile):
-            return _refusal("Send the video as a file in the field `video` of a form (multipart/form-data).")
+    async def predict(self, video: UploadFile | str | None) -> JSONResponse:
+        """The operation that fills most of the first five seconds of a video, its frames, and the one that follows."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.turns, self._answer, video)
-        except SetupError:
-            raise
-        except DataError as error:  # without the path, which means nothing to who sent the file
-            return _refusal(
-                str(DataError(error.what, file=clip_id(video.filename), where=error.where, cure=error.cure))
-            )
+            upload = Upload.file(video)
+            reply = await DESK.predict(upload.file, upload.filename)
+        except RefusalError as refusal:
+            return refusal.response()
+        return JSONResponse(Answer.model_validate(reply.answer).model_dump(), headers=reply.headers)
 
-    def _answer(self, upload: UploadFile) -> Answer:
-        with tempfile.TemporaryDirectory(prefix="upload-") as folder:
-            path = Path(folder) / "video"  # the sender's name for it stays out of the file system
-            with path.open("wb") as stream:
-                shutil.copyfileobj(upload.file, stream)
-            prediction = self.predictor.answer_video(path, clip_id(upload.filename), self.keyframes)
-        return Answer.model_validate(prediction.brief())
+    @bentoml.api(route="/keyframes", input_spec=Upload, output_spec=Shown)
+    async def keyframes(self, video: UploadFile | str | None) -> JSONResponse:
+        """What the model is shown of the first five seconds of a video: eight frames, chosen from the picture alone."""
+        try:
+            upload = Upload.file(video)
+            reply = await DESK.keyframes(upload.file, upload.filename)
+        except RefusalError as refusal:
+            return refusal.response()
+        return JSONResponse(Shown.model_validate(reply.answer).model_dump(), headers=reply.headers)
+
+    @bentoml.api(route="/timeline", input_spec=TimelineUpload, output_spec=Timeline)
+    async def timeline(self, video: UploadFile | str | None, csv: bool) -> Response:
+        """All operations of a video of up to half an hour, its time study and its alerts: events, a line of JSON each.
+
+        With `Accept: text/csv` the time study alone, once it is complete.
+        """
+        try:
+            upload = Upload.file(video)
+            headers, events = await DESK.timeline(upload.file, upload.filename, ROUTES["/timeline"].seconds)
+            if not csv:
+                return Lines(await begun(events), headers)
+            async with aclosing(events):
+                last = [event async for event in events][-1]
+        except RefusalError as refusal:
+            return refusal.response()
+        return Response(as_csv(last["time_study"]), headers=headers, media_type="text/csv")
 
 
+class Ready:
+    """ASGI middleware: /readyz tells what answers, or why nothing does; BentoML's own has no content."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/readyz":
+            return await self.app(scope, receive, send)
+        status, told = DESK.state()
+        await JSONResponse(told, status)(scope, receive, send)
+
+
+async def docs(request: Request) -> JSONResponse:
+    return JSONResponse(described(PackagingService.openapi_spec.asdict(), token=TOKEN is not None))
+
+
+DESK = Desk(stored_models)
 # BentoML's type would have a middleware return an application; its server calls it as one, like any ASGI server.
-PackagingService.add_asgi_middleware(BodyLimit, limit=BODY_LIMIT)  # pyright: ignore[reportArgumentType]
-
-
-def clip_id(filename: str | None) -> str:
-    """A file's name without folders and ending, in letters, digits, dots, hyphens and underscores; `clip` for none."""
-    stem = PurePosixPath((filename or "").replace("\\", "/")).stem
-    return re.sub(r"[^\w.-]+", "_", stem)[:LONGEST_ID].strip("._") or "clip"
-
-
-def _refusal(sentence: str) -> JSONResponse:
-    return JSONResponse({"error": sentence}, 400)
+_add: Any = PackagingService.add_asgi_middleware
+_add(log.RequestLog, routes={*ROUTES, *PROBES, "/", "/metrics", "/docs.json"}, quiet={*PROBES, "/metrics"})
+_add(BearerToken, token=TOKEN, opened={*PROBES, *paths(PAGE)})  # a browser sends no token for a page; it holds no data
+_add(Ready)
+_add(Admission, routes=ROUTES)
+_add(Watch, routes=ROUTES)
+_add(BodyLimit, routes=ROUTES)
+PackagingService.mount_asgi_app(Starlette(routes=[Place("/docs.json", docs)]), name="docs")
+if PAGE.is_dir():
+    PackagingService.mount_asgi_app(page(PAGE), name="page")

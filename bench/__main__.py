@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench import loading, measures, normalising, recipe, scoring, sessions
+from bench import loading, measures, normalising, recipe, scoring, service, sessions
 from pipelines.common.files import write_json
 
 BENCHES = {
@@ -18,6 +18,9 @@ BENCHES = {
     "loader_vs_raw_video": loading.vs_raw_video,
     "cost_of_32_sessions": sessions.flat,
     "added_session": sessions.added,
+    "service_throughput_vs_plain_handler": service.throughput,
+    "service_p99_vs_plain_handler": service.p99,
+    "service_cold_start": service.cold_start,
 }
 
 

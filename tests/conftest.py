@@ -48,11 +48,14 @@ def toy_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def toy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded base model, smaller and after two steps of its training: it answers, and knows nothing."""
+    return make_toy_base(tmp_path_factory.mktemp("models") / "base")
+
+
+def make_toy_base(out: Path) -> Path:
     from pipelines.common.vlm.settings import LoopSettings, TinySettings
     from pipelines.openpack.pretrain import make_base
     from pipelines.openpack.settings import PretrainSettings
 
-    out = tmp_path_factory.mktemp("models") / "base"
     # 64 wide: one block of 4-bit weights; narrower ones bitsandbytes cannot run on a CPU
     tiny = TinySettings(image=28, patch=14, hidden=64, layers=1, heads=2, vision_hidden=32, vision_layers=1)
     loop = LoopSettings(steps=2, batch_size=2, gradient_accumulation_steps=1)

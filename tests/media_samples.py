@@ -1,5 +1,6 @@
 """Videos and frame folders that several test files make: each frame's number can be read from its pixels."""
 
+import struct
 import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -45,3 +46,10 @@ def frame_path(folder: Path, ms: int, suffix: str) -> Path:
     path = folder / time.strftime("%Y/%m/%d/%H/%M") / f"{time:%Y%m%d_%H%M%S}_{time.microsecond // 1000:03d}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def gif_bomb(side: int) -> bytes:
+    """A picture of side×side pixels in a few dozen bytes: what it unpacks to is for the decoder to find out."""
+    picture = struct.pack("<HHBBB", side, side, 0xF0, 0, 0) + bytes((0, 0, 0, 255, 255, 255))
+    block = b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x4c\x01\x00"
+    return b"GIF89a" + picture + 2 * block + b";"

@@ -186,8 +186,9 @@ def test_a_bento_holds_the_code_and_nothing_more(stages: Path, home: Path) -> No
     folder = Path(_build(stages).folder)
     packed = {str(path.relative_to(folder / "src")) for path in (folder / "src").rglob("*") if path.is_file()}
     code = {path for path in (ROOT / "pipelines").rglob("*") if path.suffix in {".py", ".json", ".toml"}}
+    page = {path for path in (ROOT / "pipelines" / "openpack" / "page").iterdir() if path.is_file()}
     assert packed == {
-        *(str(path.relative_to(ROOT)) for path in code),
+        *(str(path.relative_to(ROOT)) for path in code | page),
         "service.py",
         "pyproject.toml",
         "requirements-service.lock",

@@ -87,8 +87,8 @@ def test_the_real_run_writes_results_as_the_brief_asks(run: Path, models: tuple[
     (data,) = told["data"]
     assert (data["source"], data["view"], data["sessions"]) == ("simulated", "video", 2)
     assert 2 < data["seconds"] / data["operations"] < 5  # 0.3 of the real nine seconds
-    assert told["test_users"] == ["U0108"]
-    assert told["test_sessions"] == ["U0108/S0100"]
+    assert told["users"] == ["U0108"]
+    assert told["sessions"] == ["U0108/S0100"]
     assert (told["clips"], told["model"], told["quantization"]) == (5, "tiny", "nf4")
     assert told["model_digest"] == read_json(models[0] / "base.json")["digest"]
     assert told["adapter_digest"] == read_json(models[1] / "adapter.json")["digest"]

@@ -56,4 +56,6 @@ def test_chart_and_packages_are_those_of_the_release_that_is_locked() -> None:
     ).groups()
     assert f"--version {major}.{minor}.{patch} " in VALUES.read_text()
     image = (VALUES.with_name("Dockerfile")).read_text()
-    assert re.findall(r"dagster-\w+==([\d.]+)", image) == [f"0.{int(minor) + 16}.{patch}"] * 2
+    lock = (ROOT / "requirements.lock").read_text()
+    packages = re.findall(r"dagster-(?:k8s|postgres)==([\d.]+)", image + lock)
+    assert packages == [f"0.{int(minor) + 16}.{patch}"] * 2

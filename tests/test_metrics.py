@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipelines.common.errors import DataError
-from pipelines.openpack.metrics import BASE, TUNED, boundary_error, confusion, figures, reliability
+from pipelines.openpack.metrics import BASE, TUNED, boundary_error, ceiling, confusion, figures, reliability
 from pipelines.openpack.records import ClipRecord, Confidence, Posterior, read_clip_records, reading, write_clip_records
 from pipelines.openpack.summary import compare, intervals, report_figures, session_intervals
 from pipelines.openpack.taxonomy import OPENPACK
@@ -140,6 +140,15 @@ def test_intervals_are_wilsons():
     assert found["OCA"] == pytest.approx([0.3315, 0.6685], abs=1e-4)
     assert found["AA@1"] == pytest.approx([1 - 0.1135, 1], abs=1e-4)  # 30 of 30: 30 / (30 + 1.96²)
     assert found["tIoU@0.5"] is None
+
+
+def test_the_ceiling_is_what_the_nearest_cuts_allow():
+    late = record(4, (100, (0, 63), 200), (100, (0, 62), 200))  # at the cut before, the second operation is longer
+    found = ceiling([*records(), late])
+    assert found["OCA"] == 4 / 5
+    best = (80 / 93, 85 / 94, 62 / 70, 62 / 63)
+    assert found["mean_tIoU_boundary"] == pytest.approx(sum(best) / 4)
+    assert ceiling([]) == {"OCA": None, "mean_tIoU_boundary": None}
 
 
 def test_confusion_counts_true_rows_and_answered_columns_in_native_classes():

@@ -1,30 +1,31 @@
 """The service over real HTTP: a built bento with a toy model, served from a folder far from the sources."""
 
-import asyncio
 import io
+import json
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
 import toy_bento
+from media_samples import gif_bomb, make_source
 from PIL import Image
-from starlette.datastructures import UploadFile
 from toy_bento import Served
 
 import service
 from pipelines.common.media import VideoWriter
+from pipelines.openpack.serve import clip_id
 from pipelines.openpack.taxonomy import OPENPACK
 from resources.bento import Bento, build
 
 ROOT = Path(__file__).parents[1]
 MEGABYTE = b"\0" * 2**20
+BODY_LIMIT = service.ROUTES["/predict"].body_bytes
 BOUNDARY = {"content-type": "multipart/form-data; boundary=x"}
 
 
@@ -114,6 +115,9 @@ def test_a_video_cut_short_is_answered_for_its_own_length(served: Served, tmp_pa
         ("empty.mp4", "the file is empty"),
         ("cut.mp4", "not a readable video"),
         ("ten.mp4", "are too few"),
+        ("bomb.gif", "the picture has 12000×12000 pixels, more than 9.4 million"),
+        ("fast.mp4", "400 frames a second, more than 240"),
+        ("long.mp4", "the video lasts 61.0 s, more than 60.0 s"),
     ],
 )
 def test_what_is_no_video_gets_400_with_a_sentence(
@@ -127,6 +131,9 @@ def test_what_is_no_video_gets_400_with_a_sentence(
         "empty.mp4": b"",
         "cut.mp4": video.read_bytes()[:3000],
         "ten.mp4": _video(tmp_path / "ten.mp4", 10).read_bytes(),
+        "bomb.gif": gif_bomb(12_000),
+        "fast.mp4": make_source(tmp_path / "fast.mp4", 400, "400").read_bytes(),
+        "long.mp4": make_source(tmp_path / "long.mp4", 62, "1").read_bytes(),
     }[name]
     response = _post(served, name, data)
     assert response.status_code == 400
@@ -160,7 +167,7 @@ def test_only_a_file_is_taken_and_no_address_is_fetched(served: Served, form: st
 
 @pytest.mark.parametrize("announced", [True, False])
 def test_a_body_over_the_limit_gets_413(served: Served, announced: bool) -> None:
-    megabytes = service.BODY_LIMIT // 2**20
+    megabytes = BODY_LIMIT // 2**20
     sent = 0
 
     def body() -> Iterator[bytes]:
@@ -170,7 +177,7 @@ def test_a_body_over_the_limit_gets_413(served: Served, announced: bool) -> None
             sent += 1
             yield MEGABYTE
 
-    length = {"content-length": str(2 * service.BODY_LIMIT)} if announced else {}
+    length = {"content-length": str(2 * BODY_LIMIT)} if announced else {}
     response = httpx.post(f"{served.url}/predict", content=body(), headers={**BOUNDARY, **length}, timeout=60)
     assert response.status_code == 413
     assert "larger than 64 MB" in response.json()["error"]
@@ -186,9 +193,61 @@ def test_it_listens_on_loopback_only_unless_told(served: Served) -> None:
 def test_it_describes_itself(served: Served) -> None:
     for path in ("livez", "readyz", "metrics"):
         assert httpx.get(f"{served.url}/{path}").is_success
-    operation = httpx.get(f"{served.url}/docs.json").json()["paths"]["/predict"]["post"]
+    paths = httpx.get(f"{served.url}/docs.json").json()["paths"]
+    operation = paths["/predict"]["post"]
     field = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]["video"]
     assert (field["type"], field["format"]) == ("string", "binary")
+    assert list(operation["responses"]) == ["200", "400", "401", "413", "429", "503", "504"]
+    assert {"X-Model", "X-Adapter", "X-Label-Set", "X-Data"} <= set(operation["responses"]["200"]["headers"])
+    assert "Retry-After" in operation["responses"]["429"]["headers"]
+    assert "503" in paths["/readyz"]["get"]["responses"]
+
+
+def test_it_says_what_answers(served: Served, built: Bento, video: Path) -> None:
+    ready = httpx.get(f"{served.url}/readyz").json()
+    told = {"model": built.model_tag, "adapter": "a1", "label_set": "brief", "data": "simulated/video"}
+    assert ready == {"ready": True, "base": "tiny", "clips": 3, **told}
+    headers = _post(served, video.name, video.read_bytes()).headers
+    assert {name: headers[f"x-{name.replace('_', '-')}"] for name in told} == told
+
+
+def test_what_it_did_is_measured_and_logged(served: Served, video: Path) -> None:
+    before = _metrics(served)
+    answer = _post(served, "secret-name.mp4", video.read_bytes())
+    _post(served, "secret-name.txt", b"text")
+    grown = {name: value - before.get(name, 0) for name, value in _metrics(served).items()}
+    for stage in ("receive", "decode_wait", "decode", "queue", "score"):
+        assert grown[f'serving_stage_seconds_count{{stage="{stage}"}}'] >= 1
+    for name in ("serving_batch_size_count", "packaging_confidence_count", 'serving_refused_total{reason="video"}'):
+        assert grown[name] == 1
+    operation = answer.json()["dominant_operation"]
+    assert grown[f'packaging_answers_total{{name="{operation}",part="operation"}}'] == 1
+    assert _metrics(served)["serving_queue_length"] == 0
+    lines = [json.loads(line) for line in served.log.read_text().splitlines() if line.startswith("{")]
+    (line,) = [line for line in lines if line.get("request_id") == answer.headers["x-request-id"]]
+    assert (line["route"], line["status"], line["operation"]) == ("/predict", 200, operation)
+    assert line["confidence"] == answer.json()["confidence"]
+    assert sum(line["stages"].values()) <= line["seconds"] + 0.01
+    assert lines[-1]["refused"] == "video"
+    assert "secret-name" not in served.log.read_text()
+
+
+def test_many_at_once_are_answered_together(served: Served, video: Path) -> None:
+    before = _metrics(served)
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda number: _post(served, f"{number}.mp4", video.read_bytes()), range(16)))
+    assert [answer.status_code for answer in answers] == [200] * 16
+    assert [answer.json()["clip_id"] for answer in answers] == [str(number) for number in range(16)]
+    assert (
+        len({(str(one["temporal_segment"]), one["dominant_operation"]) for one in map(httpx.Response.json, answers)})
+        == 1
+    )
+    assert _metrics(served)["serving_batch_size_sum"] - before["serving_batch_size_sum"] == 16
+
+
+def _metrics(served: Served) -> dict[str, float]:
+    lines = httpx.get(f"{served.url}/metrics").text.splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
 def test_nothing_of_an_upload_stays(served: Served, video: Path) -> None:
@@ -211,38 +270,6 @@ def test_without_a_model_it_does_not_start_and_says_why(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_one_answer_at_a_time_and_none_for_who_has_gone() -> None:
-    """A request that was given up while it waited is never begun; one that is being answered holds the others off."""
-    began, going_on = [], threading.Event()
-
-    def answer_video(path: Path, clip_id: str, keyframes: object) -> SimpleNamespace:
-        began.append(clip_id)
-        going_on.wait(10)
-        segment = {"start_frame": 0, "end_frame": 9}
-        names = {"dominant_operation": "Pack", "anticipated_next_operation": "Tape"}
-        return SimpleNamespace(
-            brief=lambda: {"clip_id": clip_id, "temporal_segment": segment, **names, "confidence": 1}
-        )
-
-    one = object.__new__(service.PackagingService.inner)
-    one.turns = service.ThreadPoolExecutor(1)
-    one.predictor, one.keyframes = SimpleNamespace(answer_video=answer_video), None
-
-    async def use() -> list[str]:
-        calls = [asyncio.create_task(one.predict(UploadFile(io.BytesIO(b""), filename=f"{i}.mp4"))) for i in range(3)]
-        while not began:
-            await asyncio.sleep(0.01)
-        for call in calls[:2]:
-            call.cancel()
-        await asyncio.sleep(0.05)
-        assert began == ["0"]
-        going_on.set()
-        return [(await calls[2]).clip_id]
-
-    assert asyncio.run(use()) == ["2"]
-    assert began == ["0", "2"]
-
-
 @pytest.mark.parametrize(
     ("filename", "expected"),
     [
@@ -259,4 +286,4 @@ def test_one_answer_at_a_time_and_none_for_who_has_gone() -> None:
     ],
 )
 def test_clip_id_is_a_harmless_name(filename: str | None, expected: str) -> None:
-    assert service.clip_id(filename) == expected
+    assert clip_id(filename) == expected

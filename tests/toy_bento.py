@@ -28,6 +28,7 @@ DATA = [{"source": "simulated", "view": "video", "sessions": 2, "operations": 80
 CALIBRATED = Calibration(
     transitions=count_transitions([], OPENPACK), operation_temperature=2.0, next_temperature=0.5, prior_weight=0.25
 )
+ROOT = Path(__file__).parents[1]
 ORDER = (100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
 CYCLE = learn([[Stretch(op_id, 100 * i, 100 * i + 100) for i, op_id in enumerate(ORDER * 3)]], OPENPACK)
 START_S = 300  # a machine that is busy with something else needs minutes to import torch
@@ -53,8 +54,8 @@ def write_form(folder: Path, weights: str = "", adapter: bytes = b"adapter") -> 
     return folder
 
 
-def write_toy(folder: Path, base: Path) -> Path:
-    """Stages' folders with the real base model `base` and a real adapter on it, with random weights."""
+def write_toy(folder: Path, base: Path, seed: int = 0, scale: float = 1.0) -> Path:
+    """Stages' folders with the real base model `base` and a real adapter on it, with random weights times `scale`."""
     import torch
 
     from pipelines.common.vlm.load import load
@@ -62,13 +63,14 @@ def write_toy(folder: Path, base: Path) -> Path:
     from pipelines.common.vlm.settings import LoraSettings
 
     shutil.copytree(base, folder / "base_model")
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     tuned = put_lora(load(base, device="cpu").model, LoraSettings(rank=2), gradient_checkpointing=False)
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:  # zero at first, when an adapter changes nothing
             torch.nn.init.normal_(weight)
+            weight.data *= scale
     tuned.save_pretrained(folder / "adapter")
-    describe(folder, read_base(base), "a1")
+    describe(folder, read_base(base), f"a{seed + 1}")
     return folder
 
 
@@ -85,33 +87,46 @@ def describe(folder: Path, base: BaseModel, adapter_digest: str) -> None:
 
 @dataclass(frozen=True)
 class Served:
-    """A running service: its address, its process and the folder for its temporary files."""
+    """A running service: its address, its process, the folder for its temporary files, its log."""
 
     url: str
     process: psutil.Process
     temporary: Path
+    log: Path
 
 
 @contextmanager
-def serve(bento: Path, folder: Path) -> Iterator[Served]:
-    """Serves the bento in the folder `bento` as its own default is, with nothing but `folder` to write into."""
+def serve(what: Path | str, folder: Path, **variables: str) -> Iterator[Served]:
+    """Serves `what`, a bento's folder or the name of a service in the sources, as its own default is.
+
+    It has nothing but `folder` to write into; its model store is `folder / "home"`.
+    """
     for name in ("home", "tmp", "empty"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "bentoml", "serve", str(bento), "--port", str(port)]
+    command = [sys.executable, "-m", "bentoml", "serve", str(what), "--port", str(port)]
+    place = folder / "empty" if isinstance(what, Path) else ROOT
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(
-            command, cwd=folder / "empty", env=environment(folder), stdout=log, stderr=subprocess.STDOUT
+            command, cwd=place, env={**environment(folder), **variables}, stdout=log, stderr=subprocess.STDOUT
         )
         try:
             url = f"http://127.0.0.1:{port}"
             _wait(process, url, folder / "log")
-            yield Served(url, psutil.Process(process.pid), folder / "tmp")
+            yield Served(url, psutil.Process(process.pid), folder / "tmp", folder / "log")
         finally:
             process.terminate()
             process.wait(60)
+
+
+def put_model(home: Path, stored: Path) -> str:
+    """Puts a stored model's folder into the model store of `home` as the newest, as BentoML does; returns its name."""
+    place = home / "models" / stored.parent.name
+    shutil.copytree(stored, place / stored.name)
+    (place / "latest").write_text(stored.name)
+    return f"{stored.parent.name}:{stored.name}"
 
 
 def environment(folder: Path) -> dict[str, str]:

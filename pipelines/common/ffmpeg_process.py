@@ -22,6 +22,7 @@ from pipelines.common.orphans import bound_to_caller
 
 _LINE = re.compile(r"((?:\[[^\]]+ @ 0x[0-9a-f]+\] )*)\[(\w+)\] (.*)")  # who speaks, how bad, what
 _DECODED = re.compile(r"Input stream .* (\d+) frames decoded; \d+ decode errors")
+_NO_MEMORY = "Cannot allocate memory"
 _WRITING = re.compile(r"\[(out#|vost#|fc#|vf#|enc:|libx264)|opening output|No space left")
 
 
@@ -102,8 +103,15 @@ class FfmpegProcess:
             self._popen.stderr.close()
 
     def check_written(self, target: Path) -> None:
-        """After the end: SetupError where ffmpeg was killed or could not write `target`."""
+        """After the end: SetupError where ffmpeg was killed or could not write `target`.
+
+        DataError where it did not get the memory that it asked for: a limit was set on what one file may take.
+        """
         code = self._popen.returncode
+        if _NO_MEMORY in (self.first_complaint or ""):
+            raise DataError(
+                "it takes more memory to read than one file may take", file=self._source, cure="Scale it down."
+            )
         if code < 0:
             cure = "Free memory, or see who ended it; then run again."
             raise SetupError(f"ffmpeg was ended by signal {-code}", file=target, cure=cure)

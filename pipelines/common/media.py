@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
@@ -26,15 +27,30 @@ _AHEAD = 256  # frames after which decord's are dropped: 87 MB at 336×336
 _MEND = "Check that it plays to its end, or write it anew: ffmpeg -i <this file> new.mp4"
 
 
-def packet_times(path: Path) -> np.ndarray:
-    """Times at which a video's frames are shown, float64 seconds (n,), from 0 and strictly increasing.
+@dataclass(frozen=True)
+class Probe:
+    """What a container says of its first video stream; `times_s` float64 (n,), from 0 and strictly increasing.
 
-    Reads the container of the first video stream (covers and audio do not count) and decodes nothing. DataError for a
-    file that is missing, empty, no video, without a video stream, or that shows two frames at one time.
+    Width and height are in pixels, before a rotation; (0, 0) where only decoding would tell.
+    """
+
+    times_s: np.ndarray
+    size: tuple[int, int]
+
+
+def packet_times(path: Path) -> np.ndarray:
+    """Times at which a video's frames are shown, float64 seconds (n,), as `probe` finds them."""
+    return probe(path).times_s
+
+
+def probe(path: Path) -> Probe:
+    """Reads the container of the first video stream (covers and audio do not count) and decodes nothing.
+
+    DataError for a file that is missing, empty, no video, without a video stream, or that shows two frames at one time.
     """
     copied = file_input()["V:0"].output("pipe:", format="framecrc", codec="copy", copyinkf=None)
     with FfmpegProcess(copied, path) as process:
-        unit, packets = _read_framecrc(process.lines())
+        unit, size, packets = _read_framecrc(process.lines())
     if not packets:
         why = process.first_complaint or "it holds no frame"
         what = "no video stream is in it" if "matches no streams" in why else f"not a readable video ({why})"
@@ -45,7 +61,7 @@ def packet_times(path: Path) -> np.ndarray:
     twice = np.flatnonzero(np.diff(ticks) <= 0)
     if len(twice):
         raise DataError("two frames have the same time", file=path, where=f"frame {twice[0] + 1}", cure=_MEND)
-    return (ticks - ticks[0]) * float(unit)
+    return Probe((ticks - ticks[0]) * float(unit), size)
 
 
 def count_video_streams(path: Path) -> int:
@@ -220,18 +236,21 @@ def _h264(crf: int, preset: str, gop: int, threads: int) -> dict[str, Any]:
     return {"format": "mp4", "fps_mode": "passthrough", "threads": threads, **coding, **fixed_groups, **nothing_else}
 
 
-def _read_framecrc(lines: Iterable[str]) -> tuple[Fraction, list[tuple[int, int]]]:
-    """The time unit in seconds, and (pts, dts) of every packet that is shown."""
-    unit, packets = Fraction(1), []
+def _read_framecrc(lines: Iterable[str]) -> tuple[Fraction, tuple[int, int], list[tuple[int, int]]]:
+    """The time unit in seconds, width and height, and (pts, dts) of every packet that is shown."""
+    unit, size, packets = Fraction(1), (0, 0), []
     for line in lines:
         if line.startswith("#tb"):
             unit = Fraction(line.split(":")[1].strip())
+        elif line.startswith("#dimensions"):
+            width, height = line.split(":")[1].split("x")
+            size = int(width), int(height)
         elif not line.startswith("#"):
             _, dts, pts, _, _, _, *more = (field.strip() for field in line.split(","))
             flags = int(more[0][2:], 16) if more and more[0].startswith("F=") else 0
             if not flags & _DISCARD:
                 packets.append((int(pts), int(dts)))
-    return unit, packets
+    return unit, size, packets
 
 
 def _check_decoded(process: FfmpegProcess, source: Path, n_source: int) -> None:

@@ -83,7 +83,7 @@ def answer_clips(
             answers = {arm: rows[index] for arm, rows in said.items()}
             guesses = baselines.answers(sample.clip, scored[TUNED][index].operation)
             yield from _records(sample, answers, guesses, models, taxonomy, first=start + index < settings.clips)
-        progress(f"{start + len(batch)} of {len(test)} test clips answered")
+        progress(f"{start + len(batch)} of {len(test)} clips answered")
 
 
 def shown_frames(sample: Sample, size: int | None, taxonomy: Taxonomy) -> dict[str, Question]:

@@ -43,6 +43,7 @@ from pipelines.openpack.pretrain import BaseModel, read_base
 from pipelines.openpack.records import read_clip_records, write_clip_records
 from pipelines.openpack.report import PAGE, write_page
 from pipelines.openpack.settings import EvaluationSettings, load_settings
+from pipelines.openpack.splits import Split
 from pipelines.openpack.summary import report_figures
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 from pipelines.openpack.whole_sessions import Videos, answer_sessions, learn_grammar, session_figures
@@ -64,19 +65,21 @@ def evaluate(
     settings: EvaluationSettings,
     progress: Say = print,
     videos: Videos | None = None,
+    split: Split = "test",
 ) -> dict[str, Any]:
     """Writes `out`, replacing it in one step, and returns the report.
 
-    `base`, `adapter` and `shards` are the folders of these stages. Whole sessions are answered where there are `videos`
-    of them. DataError where the adapter is another base's, where a shard is damaged, where there is no training or
-    test clip, or where a video is missing; `out` then stays as it was.
+    `base`, `adapter` and `shards` are the folders of these stages. Whole test sessions are answered where there are
+    `videos` of them. `split` is whose clips are answered: `val` is for choosing settings, and its figures are no
+    result, since the calibration was fitted on its clips. DataError where the adapter is another base's, where a shard
+    is damaged, where there is no clip to train on or to answer, or where a video is missing; `out` stays as it was.
     """
     base_model, tuned = read_base(base), read_adapter(adapter)
     if tuned.base_digest != base_model.digest:
         what = f"it was trained on {tuned.base} ({tuned.base_digest}), here is {base_model.name} ({base_model.digest})"
         raise DataError(what, file=adapter / ADAPTER, cure="Train an adapter on this base, or name its own base.")
-    test, taxonomy = ShardReader(shards, "test"), Taxonomy.read(shards / LABELS)
-    run = _run(base_model, tuned, shards, taxonomy, len(test), settings)
+    test, taxonomy = ShardReader(shards, split), Taxonomy.read(shards / LABELS)
+    run = _run(base_model, tuned, shards, taxonomy, split, settings)
     models = {BASE: base_model.digest, TUNED: f"{base_model.digest}+{tuned.digest}"}
     predictors, baselines, calibration = _answerers(base, adapter, shards, taxonomy, settings, progress)
     records = list(answer_clips(*predictors, baselines, test, settings, models, progress))
@@ -97,7 +100,7 @@ def evaluate(
     if sessions["mean"]:
         progress(f"timelines of {len(sessions['timelines'])} test sessions: {json.dumps(sessions['mean']['decoded'])}")
     for arm in (BASE, TUNED):
-        progress(f"{arm} on all {len(test)} test clips: {json.dumps(report['all_clips'][arm])}")
+        progress(f"{arm} on all {len(test)} {split} clips: {json.dumps(report['all_clips'][arm])}")
     return report
 
 
@@ -125,18 +128,19 @@ def _answerers(
 
 
 def _run(
-    base: BaseModel, adapter: Adapter, shards: Path, taxonomy: Taxonomy, clips: int, settings: EvaluationSettings
+    base: BaseModel, adapter: Adapter, shards: Path, taxonomy: Taxonomy, split: Split, settings: EvaluationSettings
 ) -> dict[str, Any]:
     """What stands behind the figures. `data` is the shards' own word on where all their clips come from."""
     manifest = read_manifest(shards)
-    test = manifest["splits"]["test"]
+    answered = manifest["splits"][split]
     return {
         "data": manifest["data"],
-        "test_users": sorted(test["persons"]),
-        "test_sessions": test["sessions"],
-        "test_shards": [shard["digest"] for shard in test["shards"]],
-        "clips": min(settings.clips, clips),
-        "clips_in_test": clips,
+        "split": split,
+        "users": sorted(answered["persons"]),
+        "sessions": answered["sessions"],
+        "shards": [shard["digest"] for shard in answered["shards"]],
+        "clips": min(settings.clips, len(answered["samples"])),
+        "clips_in_split": len(answered["samples"]),
         "label_set": taxonomy.about,
         "labels": list(taxonomy.brief),
         "model": base.name,
@@ -156,6 +160,7 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, help="folder of the stage normalized_video: answer whole sessions too")
     parser.add_argument("--preset", help="settings of pipelines/openpack/presets; else as VLM asks")
     parser.add_argument("--settings", type=Path, help="a settings.toml, on top of the preset")
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="val: to choose settings by")
     parser.add_argument("--records", type=Path, help="a records.jsonl: print its figures again, answer nothing")
     arguments = parser.parse_args()
     folders = [arguments.base, arguments.adapter, arguments.shards, arguments.out]
@@ -167,10 +172,12 @@ def main() -> None:
         return
     if not all(folders):
         parser.error("--base, --adapter, --shards and --out go together; or give --records alone")
+    if arguments.videos and arguments.split != "test":
+        parser.error("--videos are those of test sessions")
     settings = load_settings(arguments.settings, preset=arguments.preset)
     base, adapter, shards = (local_folder(one) for one in (arguments.base, arguments.adapter, arguments.shards))
     videos = Videos.of(arguments.videos, settings) if arguments.videos else None
-    evaluate(base, adapter, shards, arguments.out, settings.evaluation, videos=videos)
+    evaluate(base, adapter, shards, arguments.out, settings.evaluation, videos=videos, split=arguments.split)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import combinations, pairwise
 from statistics import fmean
 from typing import Any
 
@@ -75,6 +76,26 @@ def hits(records: Sequence[ClipRecord], labels: LabelSet) -> dict[str, Values]:
             for least in TIOU_THRESHOLDS
         },
     }
+
+
+def ceiling(records: Sequence[ClipRecord]) -> dict[str, float | None]:
+    """What the choice of frames leaves possible, for records of an arm that was shown it: the answers of whoever knows
+    every operation, and every boundary no better than its nearest cut.
+
+    OCA: share of clips whose longest operation is still the longest so. mean_tIoU_boundary: mean IoU of the best span
+    between cuts, over clips with a boundary inside. None without such clips.
+    """
+    kept, overlaps = [], []
+    for record in records:
+        edges = [0, *record.boundaries, record.n_frames]
+        near = [min(record.bounds, key=lambda cut, edge=edge: abs(cut - edge)) for edge in edges]
+        stretches = list(zip(pairwise(edges), pairwise(near), strict=True))
+        longest = [max(stretches, key=lambda one, side=side: (length(one[side]), -one[side][0])) for side in (0, 1)]
+        kept.append(longest[0] == longest[1])
+        truth = record.truth.segment
+        if record.boundaries and truth:
+            overlaps.append(max(iou(span, truth) for span in combinations(record.bounds, 2)))
+    return {"OCA": fmean(kept) if kept else None, "mean_tIoU_boundary": fmean(overlaps) if overlaps else None}
 
 
 def reliability(records: Sequence[ClipRecord], labels: LabelSet) -> list[dict[str, float]]:

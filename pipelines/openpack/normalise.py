@@ -27,7 +27,7 @@ from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_file
 from pipelines.common.frame_times import check_shown, hold_mapping, timing
 from pipelines.common.incremental import Item, Record, Told, read_records, run_items, untold
-from pipelines.common.media import VideoWriter, count_video_streams, packet_times, transcode
+from pipelines.common.media import Probe, VideoWriter, count_video_streams, packet_times, probe, transcode
 from pipelines.openpack.settings import STAGE_VERSIONS, NormaliseSettings, load_settings
 from pipelines.openpack.sources import RawSession, read_session
 from pipelines.openpack.streams import open_pictures
@@ -77,14 +77,25 @@ def read_frames(folder: Path) -> pd.DataFrame:
         raise DataError(f"no readable table of frames ({error})", file=path, cure=cure) from None
 
 
-def normalise_upload(path: Path, out_path: Path, settings: NormaliseSettings, max_frames: int) -> pd.DataFrame:
+def normalise_upload(
+    path: Path,
+    out_path: Path,
+    settings: NormaliseSettings,
+    max_frames: int,
+    *,
+    most_pixels: int | None = None,
+    most_fps: float | None = None,
+) -> pd.DataFrame:
     """Writes any one video that ffmpeg reads to `out_path`, just as a session's, and returns its frames.
 
-    DataError for a file that is no whole video, and for one of more than `max_frames` frames at the new rate, which is
-    refused before it is decoded. `out_path` appears whole or not at all.
+    DataError for a file that is no whole video, and for one of more than `max_frames` frames at the new rate, of more
+    than `most_pixels` pixels a frame or `most_fps` frames a second, all refused before anything is decoded. `out_path`
+    appears whole or not at all.
     """
-    times_s = packet_times(path)
+    found = probe(path)
+    times_s = found.times_s
     _check_gaps(times_s, path, settings)
+    _check_size(found, path, most_pixels, most_fps)
     if len(hold_mapping(times_s, settings.fps)) > max_frames:
         limit = max_frames / settings.fps
         what = f"the video lasts {times_s[-1]:.1f} s, more than {limit:.1f} s"
@@ -163,6 +174,19 @@ def _check_gaps(times_s: np.ndarray, place: Path, settings: NormaliseSettings) -
         frame = int(steps.argmax()) + 1
         what = f"no frame for {steps.max():.0f} s before this one, more than {settings.longest_gap_s:.0f} s"
         raise DataError(what, file=place, where=f"frame {frame}", cure="Mend its time, or raise longest_gap_s.")
+
+
+def _check_size(found: Probe, place: Path, most_pixels: int | None, most_fps: float | None) -> None:
+    width, height = found.size
+    if most_pixels and not width * height:
+        raise DataError("nothing says how large its picture is", file=place, cure="Write it anew as mp4.")
+    if most_pixels and width * height > most_pixels:
+        what = f"the picture has {width}×{height} pixels, more than {most_pixels / 1e6:.1f} million"
+        raise DataError(what, file=place, cure="Send it smaller; the model sees a few hundred pixels a side.")
+    rate = (len(found.times_s) - 1) / found.times_s[-1] if len(found.times_s) > 1 else 0.0
+    if most_fps and rate > most_fps:
+        what = f"{rate:.0f} frames a second, more than {most_fps:.0f}"
+        raise DataError(what, file=place, cure="Send it at a lower rate; 25 a second are looked at.")
 
 
 def _table(times_s: np.ndarray, mapping: np.ndarray) -> pd.DataFrame:

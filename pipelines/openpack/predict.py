@@ -1,8 +1,8 @@
 """Answers: from shown frames to operation, segment, next operation and confidence. Evaluation and service both call it.
 
-Here a clip, from a shard or from any video, becomes a question, and the question an answer. What an answer is
-(`prediction`), how a model is scored (`common.vlm.score`), how its posteriors are calibrated (`calibrate`) and how well
-it did (`evaluate`) do not belong here.
+Here a clip of a shard becomes a question, and any question an answer. How a video becomes one (`question`), what an
+answer is (`prediction`), how a model is scored (`common.vlm.score`), how its posteriors are calibrated (`calibrate`)
+and how well it did (`evaluate`) do not belong here.
 
 A segment begins and ends at bounds of the question. There is nothing to refine between the frames that are shown: a
 bound is itself the change point of its gap, found from every frame of the clip (`common.keyframes`).
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.common.console import run
-from pipelines.common.keyframes import Keyframes, KeyframeSettings, choose
+from pipelines.common.keyframes import KeyframeSettings
 from pipelines.common.vlm.augment import augment
 from pipelines.common.vlm.dialogue import Answer, Question
 from pipelines.common.vlm.generate import generate
@@ -32,13 +31,12 @@ from pipelines.common.vlm.score import Scored, average, score
 from pipelines.common.vlm.settings import AugmentSettings
 from pipelines.openpack.calibrate import Calibration
 from pipelines.openpack.loader import Sample
-from pipelines.openpack.normalise import normalise_upload
 from pipelines.openpack.prediction import Generated, Prediction
 from pipelines.openpack.pretrain import read_base
-from pipelines.openpack.prompt import brief_answer, instruction, target_answer
-from pipelines.openpack.settings import CLIP_FRAMES, EvaluationSettings, NormaliseSettings, load_settings
+from pipelines.openpack.prompt import brief_answer, target_answer
+from pipelines.openpack.question import clip_question, reduced, video_question
+from pipelines.openpack.settings import CLIP_FRAMES, EvaluationSettings, load_settings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
-from pipelines.openpack.windows import Seen, look
 
 
 class Predictor:
@@ -119,12 +117,6 @@ def sample_frames(sample: Sample, size: int | None = None) -> np.ndarray:
     return np.stack([_decode(jpeg, size) for jpeg in sample.jpegs])
 
 
-def clip_question(frames: np.ndarray, keyframes: Keyframes, taxonomy: Taxonomy) -> Question:
-    """The question about shown `frames` (8, h, w, 3) that stand for the segments of `keyframes`."""
-    videos = tuple(frames[2 * i : 2 * i + 2] for i in range(len(keyframes.pairs)))
-    return Question(videos, keyframes.bounds, keyframes.pairs, instruction(taxonomy))
-
-
 def sample_question(sample: Sample, taxonomy: Taxonomy, size: int | None = None) -> Question:
     """The question of a shard's sample, as it is asked in evaluation."""
     return clip_question(sample_frames(sample, size), sample.clip.keyframes, taxonomy)
@@ -135,45 +127,11 @@ def sample_answer(sample: Sample, taxonomy: Taxonomy) -> Answer:
     return target_answer(taxonomy, target.operation, target.start, target.end, target.next, sample.clip.bounds)
 
 
-def video_question(
-    path: Path,
-    keyframes: KeyframeSettings,
-    taxonomy: Taxonomy,
-    size: int | None = None,
-    normalise: NormaliseSettings | None = None,
-) -> Question:
-    """The question about the first 125 frames at 25 fps of a video file.
-
-    The file goes through the same normalisation and the same choice of keyframes as a session. DataError for a file
-    that is no whole video or is too short for its segments.
-    """
-    normalise = normalise or NormaliseSettings()
-    with tempfile.TemporaryDirectory() as folder:
-        video = Path(folder) / "video.mp4"
-        table = normalise_upload(path, video, normalise, max_frames=60 * normalise.fps)
-        repeated = table["repeated"].to_numpy(bool)
-        stretch = next(look(video, repeated, [0], min(len(table), CLIP_FRAMES)))
-    return stretch_question(stretch, keyframes, taxonomy, size)
-
-
-def stretch_question(stretch: Seen, keyframes: KeyframeSettings, taxonomy: Taxonomy, size: int | None) -> Question:
-    """The question about a stretch of a normalised video; DataError for one that is too short for its segments."""
-    chosen = choose(stretch.signal, keyframes)
-    shown = [_reduce(Image.fromarray(stretch.frames[frame]), size) for frame in chosen.frames]
-    return clip_question(np.stack(shown), chosen, taxonomy)
-
-
 def _decode(jpeg: bytes, size: int | None) -> np.ndarray:
     picture = Image.open(io.BytesIO(jpeg))
     if size:
         picture.draft("RGB", (size, size))  # the decoder skips what the reduction would throw away
-    return _reduce(picture, size)
-
-
-def _reduce(picture: Image.Image, size: int | None) -> np.ndarray:
-    if size and picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+    return reduced(picture, size)
 
 
 def _seen(question: Question, view: int, settings: AugmentSettings) -> Question:

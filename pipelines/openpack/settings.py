@@ -145,7 +145,7 @@ class PretrainSettings(Settings):
     told_share: float = Field(default=0.4, ge=0, le=1)  # of the steps in which questions come with what is to be seen
     asked: int = Field(default=6, ge=0)  # samples of a step that are questions about clips; the others tell of a pair
     loop: LoopSettings = LoopSettings(
-        steps=1300,
+        steps=1200,
         batch_size=12,  # small batches learn in far fewer samples here; eight times this rate learns nothing
         gradient_accumulation_steps=1,
         learning_rate=1e-3,

@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 
 from pipelines.common.stats import mcnemar, percentiles, resample, wilson
-from pipelines.openpack.metrics import BASE, BRIEF_METRICS, TUNED, confusion, figures, hits, measures, reliability
+from pipelines.openpack.metrics import (
+    BASE,
+    BRIEF_METRICS,
+    TUNED,
+    ceiling,
+    confusion,
+    figures,
+    hits,
+    measures,
+    reliability,
+)
 from pipelines.openpack.records import ClipRecord, LabelSet
 from pipelines.openpack.taxonomy import Taxonomy
 
@@ -31,7 +41,7 @@ def report_figures(records: Sequence[ClipRecord], taxonomy: Taxonomy) -> dict[st
     `all_clips` and `all_clips_native`: `figures` by arm, in the brief's names and in OpenPack's classes. `first_clips`
     and `first_clips_native`: the same on the clips marked `first`, with Wilson's `intervals`. For each of these four
     scopes `bootstrap` has the `session_intervals` by arm and `mcnemar` what `compare` gives. `reliability` and
-    `confusion`: of the tuned model. `counts`: of clips and sessions.
+    `confusion`: of the tuned model. `ceiling`: of what it was shown. `counts`: of clips and sessions.
     """
     arms: dict[str, list[ClipRecord]] = {}
     for record in records:
@@ -50,6 +60,7 @@ def report_figures(records: Sequence[ClipRecord], taxonomy: Taxonomy) -> dict[st
         "mcnemar": {scope: compare(rows, labels) for scope, (rows, labels) in scopes.items()},
         "reliability": {"brief": reliability(tuned, "brief"), "native": reliability(tuned, "native")},
         "confusion": confusion(tuned, taxonomy),
+        "ceiling": ceiling(tuned),
         "counts": {
             "clips": len(clips),
             "boundary_clips": sum(bool(clip.boundaries) for clip in clips),

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -35,12 +34,13 @@ from pipelines.common.keyframes import KeyframeSettings
 from pipelines.openpack.calibrate import Calibration
 from pipelines.openpack.decode import Decoded, Window, decode, described, gather
 from pipelines.openpack.grammar import GRAMMAR, Grammar
-from pipelines.openpack.normalise import normalise_upload
 from pipelines.openpack.order_alerts import find_alerts
+from pipelines.openpack.prediction import Prediction
+from pipelines.openpack.question import normalised, shown_windows
 from pipelines.openpack.settings import CLIP_FRAMES, FPS, NormaliseSettings, TimelineSettings, load_settings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 from pipelines.openpack.time_study import as_csv, time_study
-from pipelines.openpack.windows import look, starts
+from pipelines.openpack.windows import starts
 
 if TYPE_CHECKING:
     from pipelines.openpack.predict import Predictor
@@ -107,42 +107,36 @@ def answer_timeline(
 
     DataError for a file that is no whole video, is longer than the settings allow, or too short for one window.
     """
-    normalise = normalise or NormaliseSettings()
-    with tempfile.TemporaryDirectory() as folder:
-        video = Path(folder) / "video.mp4"
-        table = normalise_upload(path, video, normalise, max_frames=round(settings.longest_s * FPS))
+    with normalised(path, settings.longest_s, normalise) as (video, repeated):
         windows: list[Window] = []
-        for progress, answered in answer_windows(
-            predictor, video, table["repeated"].to_numpy(bool), keyframes, settings
-        ):
+        for progress, answered in answer_windows(predictor, video, repeated, keyframes, settings):
             windows += answered
             yield progress
-    yield merge(windows, len(table), grammar, settings, predictor.taxonomy)
+    yield merge(windows, len(repeated), grammar, settings, predictor.taxonomy)
 
 
 def answer_windows(
     predictor: Predictor, video: Path, repeated: np.ndarray, keyframes: KeyframeSettings, settings: TimelineSettings
 ) -> Iterator[tuple[Progress, list[Window]]]:
     """The answers to all windows of a normalised video, a batch at a time; `repeated` bool (n,) as in `look`."""
-    from pipelines.openpack.predict import stretch_question
-
-    length = min(len(repeated), CLIP_FRAMES)
     begins = starts(len(repeated), settings.stride_s)
-    stretches, done = look(video, repeated, begins, length), 0
-    while batch := [
-        (one.start, stretch_question(one, keyframes, predictor.taxonomy, predictor.size))
-        for one in islice(stretches, predictor.settings.batch_size)
-    ]:
-        names = [f"{video.stem}_f{start:06d}" for start, _ in batch]
-        said = predictor.answer(names, [question for _, question in batch])
+    shown, done = shown_windows(video, repeated, begins, keyframes, predictor.size), 0
+    while batch := list(islice(shown, predictor.settings.batch_size)):
+        names = [window_name(video.stem, one.start) for one in batch]
+        said = predictor.answer(names, [one.question(predictor.taxonomy) for one in batch])
         done += len(batch)
-        yield (
-            Progress(done, len(begins)),
-            [
-                Window(start, length, one.what, one.span, one.next_share)
-                for (start, _), one in zip(batch, said, strict=True)
-            ],
-        )
+        pairs = zip(batch, said, strict=True)
+        yield Progress(done, len(begins)), [window_of(one.start, len(repeated), answer) for one, answer in pairs]
+
+
+def window_name(video: str, start: int) -> str:
+    """What a window's question is called."""
+    return f"{video}_f{start:06d}"
+
+
+def window_of(start: int, n_frames: int, answer: Prediction) -> Window:
+    """The answer to the window that begins at `start` in a video of `n_frames` frames, for `merge`."""
+    return Window(start, min(n_frames, CLIP_FRAMES), answer.what, answer.span, answer.next_share)
 
 
 def merge(

@@ -11,6 +11,7 @@ import torch
 from pipelines.common.vlm.settings import LoopSettings
 
 BETAS = (0.9, 0.98)
+WIDEST = 256  # smaller side of a matrix for Muon, whose work grows with its square: a few wide ones took half the step
 
 
 def learning_rate(step: int, settings: LoopSettings) -> float:
@@ -49,7 +50,7 @@ class Optimisers:
 
 def make_optimiser(weights: Sequence[torch.nn.Parameter], settings: LoopSettings) -> Optimisers:
     """The optimiser that the settings name; all of them run on GPUs and CPUs alike."""
-    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.optimiser == "adamw":
         return Optimisers(torch.optim.AdamW(weights, betas=BETAS, **options))
     if settings.optimiser == "adamw_8bit":
@@ -57,6 +58,7 @@ def make_optimiser(weights: Sequence[torch.nn.Parameter], settings: LoopSettings
 
         return Optimisers(AdamW8bit(weights, betas=BETAS, **options))
     # "match_rms_adamw": steps as large as AdamW's, so that one learning rate serves both (Moonshot, arXiv 2502.16982)
-    matrices, rest = [one for one in weights if one.ndim == 2], [one for one in weights if one.ndim != 2]
+    fit = [one.ndim == 2 and min(one.shape) <= WIDEST for one in weights]
+    matrices, rest = ([one for one, fits in zip(weights, fit, strict=True) if fits is kind] for kind in (True, False))
     muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **options)
     return Optimisers(muon, torch.optim.AdamW(rest, betas=BETAS, **options)) if rest else Optimisers(muon)

@@ -1,0 +1,119 @@
+"""Questions: from any video to the frames that are shown of its first five seconds, or of every window of it.
+
+Belongs here: what is asked about a video, and the same for frames that were chosen before. It needs no torch, so that a
+process that only decodes starts fast and small. What answers (`predict`, `timeline`) does not belong here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from pipelines.common.keyframes import Keyframes, KeyframeSettings, choose
+from pipelines.common.vlm.dialogue import Question
+from pipelines.openpack.prompt import instruction
+from pipelines.openpack.settings import CLIP_FRAMES, NormaliseSettings
+from pipelines.openpack.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from pipelines.openpack.windows import Seen
+
+# Of a video that someone sends; told by its container, before anything is decoded.
+LONGEST_S = 60
+MOST_PIXELS = 4096 * 2304  # 4K; a frame of it takes 14 MB, and decoders hold up to sixteen
+MOST_FPS = 240  # the fastest common cameras
+
+
+def clip_question(frames: np.ndarray, keyframes: Keyframes, taxonomy: Taxonomy) -> Question:
+    """The question about shown `frames` (8, h, w, 3) that stand for the segments of `keyframes`."""
+    videos = tuple(frames[2 * i : 2 * i + 2] for i in range(len(keyframes.pairs)))
+    return Question(videos, keyframes.bounds, keyframes.pairs, instruction(taxonomy))
+
+
+def video_question(path: Path, keyframes: KeyframeSettings, taxonomy: Taxonomy, size: int | None = None) -> Question:
+    """The question about the first 125 frames at 25 fps of a video file; DataError as `video_frames` raises it."""
+    return clip_question(*video_frames(path, keyframes, size), taxonomy)
+
+
+def video_frames(path: Path, settings: KeyframeSettings, size: int | None = None) -> tuple[np.ndarray, Keyframes]:
+    """What is shown of the first 125 frames at 25 fps of a video file: uint8 (8, h, w, 3), and what it stands for.
+
+    The file goes through the same normalisation and the same choice of keyframes as a session; `size` as in `reduced`.
+    DataError for a file that is too short for its segments, and as `normalised` raises it.
+    """
+    from pipelines.openpack.windows import look
+
+    with normalised(path, LONGEST_S) as (video, repeated):
+        first = next(look(video, repeated, [0], min(len(repeated), CLIP_FRAMES)))
+    return shown_frames(first, settings, size)
+
+
+@contextmanager
+def normalised(
+    path: Path, longest_s: float, settings: NormaliseSettings | None = None
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """The video as the stage normalized_video would make it, until the block ends, and `repeated` as `look` wants it.
+
+    DataError for a file that is no whole video, lasts longer than `longest_s`, or is over one of this module's limits.
+    """
+    # here: pandas and what writes videos, which who only asks has no use for
+    from pipelines.openpack.normalise import normalise_upload
+
+    settings = settings or NormaliseSettings()
+    most = {"max_frames": round(longest_s * settings.fps), "most_pixels": MOST_PIXELS, "most_fps": MOST_FPS}
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "video.mp4"
+        yield video, normalise_upload(path, video, settings, **most)["repeated"].to_numpy(bool)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of the window that begins at frame `start`: uint8 (8, h, w, 3), and what it stands for."""
+
+    start: int
+    frames: np.ndarray
+    keyframes: Keyframes
+
+    def question(self, taxonomy: Taxonomy) -> Question:
+        return clip_question(self.frames, self.keyframes, taxonomy)
+
+
+def shown_windows(
+    video: Path, repeated: np.ndarray, begins: list[int], settings: KeyframeSettings, size: int | None = None
+) -> Iterator[Shown]:
+    """The windows of a normalised video that begin at `begins`, in order, while it is decoded once."""
+    from pipelines.openpack.windows import look
+
+    for stretch in look(video, repeated, begins, min(len(repeated), CLIP_FRAMES)):
+        yield Shown(stretch.start, *shown_frames(stretch, settings, size))
+
+
+def shown_frames(stretch: Seen, settings: KeyframeSettings, size: int | None) -> tuple[np.ndarray, Keyframes]:
+    """What is shown of a stretch of a normalised video; DataError for one that is too short for its segments."""
+    chosen = choose(stretch.signal, settings)
+    return np.stack([reduced(Image.fromarray(stretch.frames[frame]), size) for frame in chosen.frames]), chosen
+
+
+def reduced(picture: Image.Image, size: int | None) -> np.ndarray:
+    """The picture as uint8 (h, w, 3), `size` pixels a side, or as it is."""
+    if size and picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
+def drawn_question(taxonomy: Taxonomy, size: int | None) -> Question:
+    """A question about a drawn clip in which a box moves: for whether a model answers at all."""
+    side = size or NormaliseSettings().size
+    frames = np.full((8, side, side, 3), 90, np.uint8)
+    for number, frame in enumerate(frames):
+        left = number * side // 12
+        frame[side // 3 : 2 * side // 3, left : left + side // 4] = (200, 160, 90)
+    bounds = tuple(CLIP_FRAMES * part // 4 for part in range(5))
+    return clip_question(frames, Keyframes(bounds, tuple((low + 10, low + 11) for low in bounds[:-1])), taxonomy)
