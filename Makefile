@@ -35,7 +35,7 @@ data: $(READY) $(HOME_READY) ## everything up to shards for the source and view 
 	@$(BIN)/python -m assets.openpack.data
 
 test: $(READY) ## the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 dev: $(READY) $(HOME_READY) ## Dagster's UI on 127.0.0.1:3000
 	$(BIN)/dagster dev --host 127.0.0.1 --port 3000
