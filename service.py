@@ -107,7 +107,7 @@ class Upload(bentoml.IODescriptor):
         try:
             with log.stage("receive"):
                 form = await request.form(max_files=1, max_fields=10)  # other fields may be there; nobody looks
-        except (HTTPException, ClientDisconnect):  # not the form that its content type says, or only half of it
+        except (HTTPException, ClientDisconnect, ValueError):  # not what its content type says, or only half of it
             return cls.model_construct(video=None)
         return cls.model_construct(video=form.get("video"))
 

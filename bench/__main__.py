@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from bench import loading, measures, normalising, recipe, scoring, service, sessions
-from pipelines.common.files import write_json
+from pipelines.common.files import read_json, write_json
 
+RESULTS = Path(__file__).with_name("results.json")  # those that are run replace their own, the others stay
 BENCHES = {
     "scoring_vs_naive": scoring.run,
     "training_measures": measures.run,
@@ -32,8 +33,8 @@ def main() -> None:
     for name in names:
         results[name] = BENCHES[name]()
         print(f"{name}: {results[name]}", flush=True)
-    if set(names) == set(BENCHES):
-        write_json(Path(__file__).with_name("results.json"), results)
+    kept = read_json(RESULTS) if RESULTS.is_file() else {}
+    write_json(RESULTS, {name: (kept | results)[name] for name in BENCHES if name in kept | results})
 
 
 if __name__ == "__main__":

@@ -12,13 +12,16 @@ from toy_bento import Served
 @contextmanager
 def serving(folder: Path, base: Path | None = None) -> Iterator[Served]:
     """Serves the sources with a toy adapter on `base`, or on a base that is made for it."""
+    import bentoml
+
     from resources.bento import build
 
-    home = toy_bento.store(folder / "bentoml")
+    toy_bento.store(folder / "bentoml")
     stages = toy_bento.write_toy(folder / "stages", base or make_toy_base(folder / "base"))
-    name, version = build(stages / "base_model", stages / "adapter").model_tag.split(":")
+    tag = build(stages / "base_model", stages / "adapter").model_tag
     served = folder / "served"
     served.mkdir()
-    toy_bento.put_model(served / "home", home / "models" / name / version)
+    # by its path: where another test was first, BentoML keeps to that one's store
+    toy_bento.put_model(served / "home", Path(bentoml.models.get(tag).path))
     with toy_bento.serve("service:PackagingService", served) as one:
         yield one

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -221,9 +222,16 @@ def test_it_describes_all_routes(served: Served) -> None:
     assert list(paths["/timeline"]["post"]["responses"]["200"]["content"]) == ["application/x-ndjson", "text/csv"]
 
 
+def _lines(served: Served) -> list[dict[str, Any]]:
+    whole = [line for line in served.log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+    return [json.loads(line) for line in whole if line.startswith("{")]
+
+
 def test_what_it_did_is_logged(served: Served, video: Path) -> None:
     answers = [_post(served, route, "secret-name.mp4", video.read_bytes()) for route in ("/keyframes", "/timeline")]
-    lines = [json.loads(line) for line in served.log.read_text().splitlines() if line.startswith("{")]
+    ids = {answer.headers["x-request-id"] for answer in answers}
+    wait_until(lambda: ids <= {line.get("request_id") for line in _lines(served)})  # written after the last byte
+    lines = _lines(served)
     for answer, route in zip(answers, ("/keyframes", "/timeline"), strict=True):
         (line,) = [line for line in lines if line.get("request_id") == answer.headers["x-request-id"]]
         assert (line["route"], line["status"], line["model"]) == (route, 200, answer.headers["x-model"])

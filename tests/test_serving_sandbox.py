@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,7 @@ def temporary(tmp_path_factory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def sandbox(temporary: Path) -> Iterator[Sandbox]:
+    forkserver._forkserver._stop()  # another test's, which has imported other things
     one = Sandbox(sandbox_work.work, LIMITS, processes=1, preload=["sandbox_work"], name="test-sandbox")
     one.start()
     yield one

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 2  # more would only make each of them late; each has a core's worth of decoding
 LONGEST_S = 30 * 60
+MARGIN_S = 10  # before the deadline of the request, which would cut the answer off without a last line
 BATCHES_AHEAD = 2  # of windows that wait to be answered: one is scored while the next is decoded
 PRIORITY = 0  # below that of whoever asks about one clip
 
@@ -58,8 +59,8 @@ class LongVideos:
     async def events(self, model: Model, upload: BinaryIO, name: str, seconds: float) -> AsyncGenerator[Event, None]:
         """`Progress` for each window that is answered, at last the timeline; to be closed where one leaves early.
 
-        RefusalError for what gets none, also where it took longer than `seconds`. Closing it, or cancelling who waits
-        for its next event, ends the process and takes the waiting windows out of the queue.
+        RefusalError for what gets none, also shortly before the request is `seconds` old. Closing it, or cancelling who
+        waits for its next event, ends the process and takes the waiting windows out of the queue.
         """
         settings = model.predictor.settings.timeline
         longest = {"longest_s": min(settings.longest_s, LONGEST_S), "stride_s": settings.stride_s}
@@ -67,10 +68,11 @@ class LongVideos:
         answering = _Answering(self.sandbox.job(task), model, name, self._submit)
         loop, events = asyncio.get_running_loop(), answering.events()
         began, step = loop.time(), None
+        ends = began + seconds - log.current().stages.get("receive", 0) - MARGIN_S
         try:
             while True:
                 step = loop.run_in_executor(self._threads, next, events, None)
-                await asyncio.wait({step}, timeout=began + seconds - loop.time())
+                await asyncio.wait({step}, timeout=max(0, ends - loop.time()))
                 if not step.done():
                     sentence = f"There was no answer within {seconds / 60:.0f} minutes. Send a shorter video."
                     raise RefusalError(504, "deadline", sentence)

@@ -155,11 +155,11 @@ def main() -> None:
     settings, taxonomy = load_settings(arguments.settings), Taxonomy.read(arguments.adapter / LABELS)
     calibration = Calibration.load(arguments.calibration) if arguments.calibration else None
     predictor = Predictor.load(arguments.base, arguments.adapter, taxonomy, settings.evaluation, calibration)
-    question = video_question(arguments.video, settings.keyframes, taxonomy, predictor.size)
     clip_id = arguments.video.stem
     if not arguments.generate:
-        print(json.dumps(predictor.answer([clip_id], [question])[0].brief(), indent=1))
+        print(json.dumps(predictor.answer_video(arguments.video, clip_id, settings.keyframes).brief(), indent=1))
         return
+    question = video_question(arguments.video, settings.keyframes, taxonomy, predictor.size)
     (written,) = predictor.generate([clip_id], [question])
     said = written.target
     answer = said and brief_answer(taxonomy, clip_id, said.operation, said.start, said.end, said.next)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pipelines.openpack.predict import Predictor
 
 LONGEST_ID = 64  # characters of a file's name that are given back
+MOST_DECODERS = 4  # processes that read videos: each may take two gigabytes
 LOOK_EVERY_S = 5  # at the model store; a look is a listing of a few files
 LABEL_SET = "brief"  # the names that answers are given in
 
@@ -102,7 +103,7 @@ class Desk:
 
     def __init__(self, stored: Callable[[], Sequence[StoredModel]]) -> None:
         self.models = Newest(stored, load_model)
-        self.sandbox = Sandbox(work, LIMITS, processes=_cores(), preload=PRELOAD, name="packaging-upload")
+        self.sandbox = Sandbox(work, LIMITS, processes=_decoders(), preload=PRELOAD, name="packaging-upload")
         self.long_videos = LongVideos()
 
     def start(self, *, pinned: bool) -> None:
@@ -110,7 +111,7 @@ class Desk:
         metrics.forget_the_dead()
         self.sandbox.start()
         self.batcher: Batcher[Model, tuple[str, Question], Prediction] = Batcher(_answers, _batch_size)
-        self._decoders = ThreadPoolExecutor(_cores(), "decode")  # more at once would only make each of them late
+        self._decoders = ThreadPoolExecutor(_decoders(), "decode")  # more at once would only make each of them late
         self.long_videos.start(self.batcher)
         self.models.start(None if pinned else LOOK_EVERY_S)
 
@@ -269,5 +270,5 @@ def _show_loaded(model: Model) -> None:
     _shown[:] = [gauge]
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+def _decoders() -> int:
+    return min(MOST_DECODERS, len(os.sched_getaffinity(0)))

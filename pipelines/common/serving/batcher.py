@@ -74,6 +74,7 @@ class Batcher(Generic[Model, Item, Result]):
     def _run(self) -> None:
         while batch := self._next():
             self._score_all(batch)
+            del batch  # while nothing comes it would keep a model alive that was replaced
 
     def _next(self) -> list[_Entry[Model, Item]]:
         """The batch that is due, as soon as there is one; empty when all is done and no more will come."""
@@ -104,6 +105,8 @@ class Batcher(Generic[Model, Item, Result]):
         began = time.monotonic()
         try:
             results = self._score(batch[0].model, [entry.item for entry in batch])
+            if len(results) != len(batch):
+                raise ValueError(f"{len(results)} results for {len(batch)} items")
         except Exception as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)

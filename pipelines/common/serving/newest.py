@@ -61,6 +61,7 @@ class Newest(Generic[Place, Model]):
     def _try_all(self) -> None:
         for number, place in enumerate(self._stored()):
             if place.name == self._is:
+                self.failure = self.failure if number else None
                 return
             if (place.name, place.stamp) not in self._bad and self._took(place):
                 self.failure = self.failure if number else None

@@ -29,6 +29,8 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock, Semaphore, Thread
 from typing import Any
 
+import psutil
+
 from pipelines.common.errors import DataError, SetupError
 from pipelines.common.orphans import bind_group, end_group, end_with_parent
 from pipelines.common.serving import log, metrics
@@ -124,9 +126,13 @@ class Sandbox:
             self._places.release()
 
     def folder(self) -> Path:
-        """An empty folder for one piece of work."""
+        """An empty folder for one piece of work; SetupError where none can be made."""
         path = self._scratch / str(next(self._numbers))
-        path.mkdir()
+        try:
+            path.mkdir(parents=True)  # who cleans temporary folders may have removed the one above
+        except OSError as error:
+            cure = "See the space in the temporary folder."
+            raise SetupError(f"no folder to work in ({error.strerror})", file=path, cure=cure) from None
         return path
 
     def _keep(self) -> None:
@@ -140,7 +146,10 @@ class Sandbox:
                 with _PATHS, _importable():
                     forkserver.ensure_running()
                 self._idle.put(_Process(self._context, self._work, self.limits))
-            except OSError as error:  # no memory, no process number: it may pass
+            except (
+                OSError,
+                EOFError,
+            ) as error:  # no memory, no process number, a fork server that ended so: it may pass
                 log.say("no_process", error=str(error))
                 self._places.release()
                 self._stopping.wait(1)
@@ -159,12 +168,13 @@ class Job:
         DataError as the work raised it, or where a limit is reached; SetupError as the work raised it; DiedError;
         GivenUpError.
         """
-        process, folder, fit = self._sandbox.take(), self._sandbox.folder(), False
-        with self._lock:
-            self._process = process
-            if self._cancelled:
-                process.kill()
+        process, folder, fit = self._sandbox.take(), None, False
         try:
+            folder = self._sandbox.folder()
+            with self._lock:
+                self._process = process
+                if self._cancelled:
+                    process.kill()
             process.send({**self._task, "scratch": str(folder)})
             deadline = time.monotonic() + self._sandbox.limits.seconds
             while (message := process.receive(deadline)) is not None:
@@ -178,7 +188,8 @@ class Job:
             with self._lock:  # from here on it is not this job's to kill
                 self._process = None
             self._sandbox.give_back(process, fit=fit and not self._cancelled)
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def cancel(self) -> None:
         with self._lock:
@@ -256,8 +267,16 @@ def sweep(name: str) -> None:
     """Removes the folders of sandboxes of this name whose processes were killed and could not do so."""
     for folder in Path(tempfile.gettempdir()).glob(f"{name}-*-*"):
         owner = folder.name.removeprefix(f"{name}-").partition("-")[0]
-        if owner.isdecimal() and not Path("/proc", owner).exists():
+        if owner.isdecimal() and not _made_by(int(owner), folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_by(process: int, folder: Path) -> bool:
+    """Whether a process of this number runs that is older than `folder`: in a container numbers come again."""
+    try:
+        return psutil.Process(process).create_time() <= folder.stat().st_mtime + 1
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return False
 
 
 def _too_much(what: str) -> DataError:

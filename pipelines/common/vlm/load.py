@@ -116,4 +116,4 @@ def keep_frame_size(processor: Any) -> None:
 
 def cpu_threads(threads: int | None = None) -> None:
     """Sets torch's threads: small models run faster on few; `TORCH_THREADS` overrides."""
-    torch.set_num_threads(int(os.environ.get("TORCH_THREADS", threads or torch.get_num_threads())))
+    torch.set_num_threads(int(os.environ.get("TORCH_THREADS") or threads or torch.get_num_threads()))
