@@ -61,3 +61,14 @@ def make_toy_base(out: Path) -> Path:
     loop = LoopSettings(steps=2, batch_size=2, gradient_accumulation_steps=1)
     make_base("tiny", out, PretrainSettings(model=tiny, asked=1, loop=loop), progress=str)
     return out
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch with one thread: faster for toys, and sums come in one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -27,20 +27,14 @@ from pipelines.common.vlm.settings import LoraSettings, TinySettings
 from pipelines.common.vlm.train import loss_sum
 from pipelines.common.vlm.vram import count_weights, estimate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BOUNDS = (0, 31, 62, 93, 125)
 LORA = LoraSettings(rank=4, alpha=8, vision=False)
 CPU = torch.device("cpu")
 SIDE = 112
 # wide and with many patches, so that widths and lengths decide as they do at full size
 WIDE, MLP, TOWER, TOWER_MLP, LAYERS, HEADS = 256, 512, 192, 384, 3, 4
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class LiveBytes(TorchDispatchMode):

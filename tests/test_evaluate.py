@@ -194,6 +194,12 @@ def test_an_adapter_of_another_base_is_refused_and_what_was_there_stays(
     assert folder_digests(out) == folder_digests(run)
 
 
+def test_the_split_that_is_asked_for_is_answered_or_its_lack_told(models, shards: Path, tmp_path: Path):
+    with pytest.raises(DataError, match="the split val has no samples"):
+        evaluate.evaluate(*models, shards, tmp_path / "out", SETTINGS, progress=ignore, split="val")
+    assert not (tmp_path / "out").exists()
+
+
 def test_shards_know_where_their_clips_come_from(shards: Path, tmp_path: Path):
     shutil.copytree(shards.parent / "clips", tmp_path / "clips")
 

@@ -29,16 +29,10 @@ from pipelines.common.vlm.score import score
 from pipelines.common.vlm.settings import LoraSettings, TinySettings
 from pipelines.common.vlm.train import loss_sum
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 NAMES = [family.model_type for family in FAMILIES]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=NAMES)

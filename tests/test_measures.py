@@ -13,16 +13,10 @@ from pipelines.common.vlm.lora import put_lora
 from pipelines.common.vlm.settings import LoraSettings
 from pipelines.common.vlm.train import fit, loss_sum
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LORA = LoraSettings(rank=4, alpha=8, vision=False)
 LONG = "What is done? Look at all of the frames, at what lies on the bench, and at where the worker stands."
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def encoded(encoder, count: int = 4):

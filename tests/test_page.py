@@ -252,6 +252,10 @@ def test_a_long_video_becomes_a_timeline_whose_keys_clicks_and_alerts_seek(opene
     assert marks == [0.5, 0.7]
 
 
+def _numbers(rows: list[dict[str, str]]) -> list[dict[str, str | float]]:
+    return [{name: cell if name == "operation" else float(cell) for name, cell in row.items()} for row in rows]
+
+
 def test_the_time_study_can_be_had_as_csv(opened, server: PageServer, videos):
     page = opened()
     timeline_of(page, videos)
@@ -265,8 +269,7 @@ def test_the_time_study_can_be_had_as_csv(opened, server: PageServer, videos):
         saved[download.value.suggested_filename] = list(csv.DictReader(io.StringIO(text, newline="")))
     wanted = [{key: str(value) for key, value in row.items()} for row in result["time_study"]["operations"]]
     # the browser writes 3.0 as 3
-    numbers = lambda rows: [{k: v if k == "operation" else float(v) for k, v in row.items()} for row in rows]  # noqa: E731
-    assert numbers(saved["session-operations.csv"]) == numbers(wanted)
+    assert _numbers(saved["session-operations.csv"]) == _numbers(wanted)
     assert [row["operation"] for row in saved["session-segments.csv"]] == [row[0] for row in ROWS]
     assert [int(row["end_frame"]) for row in saved["session-segments.csv"]] == [row[2] for row in ROWS]
     (box,) = saved["session-boxes.csv"]

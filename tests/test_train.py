@@ -10,15 +10,9 @@ from pipelines.common.vlm.lora import put_lora
 from pipelines.common.vlm.settings import LoopSettings, LoraSettings
 from pipelines.common.vlm.train import checkpoint_folder, fit, saved_steps
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def rows_of(encoder, size: int):

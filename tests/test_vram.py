@@ -17,6 +17,8 @@ from pipelines.common.vlm.settings import LoopSettings, LoraSettings
 from pipelines.common.vlm.vram import CARDS, GB, comparison, count_weights, estimate, markdown_table, models
 from pipelines.openpack.settings import load_settings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LORA = LoraSettings(rank=4, alpha=8, vision=False)
 
 
@@ -25,14 +27,6 @@ def full():
     """Config and weights of the default model with the T4 preset's adapter."""
     config = qwen2_vl_2b()
     return config, count_weights(config, LoraSettings(vision=False))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class LoopSettings(Settings):
     save_total_limit: int = Field(default=3, ge=1)
     threads: int | None = None  # of torch on a CPU; None leaves torch's own choice
     # AdamW; or that of bitsandbytes with moments of one byte: 6 B less for each trained weight, 0.1 GB at full size,
-    # and other weights in the end; or Muon (Jordan 2024), which learns in half the steps here, untried at full size
+    # and other weights in the end; or Muon (Jordan 2024): two thirds of the steps here, untried at full size
     optimiser: Optimiser = "adamw"
     by_length: bool = True  # the samples of a step are parted by length: less padding, the same gradient
     use_cache: bool = False  # keys and values are for generation; the brief's, and checkpointing rules it out
