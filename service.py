@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import pipelines.openpack
 from pipelines.common.serving import log
-from pipelines.common.serving.limits import Admission, BearerToken, BodyLimit, Route, Watch
+from pipelines.common.serving.limits import Admission, BearerToken, BodyLimit, OwnPages, Route, Watch
 from pipelines.common.serving.lines import Lines, begun
 from pipelines.common.serving.page import page, paths
 from pipelines.common.serving.refusal import RefusalError
@@ -229,7 +229,7 @@ class Ready:
 
 
 async def docs(request: Request) -> JSONResponse:
-    return JSONResponse(described(PackagingService.openapi_spec.asdict(), token=TOKEN is not None))
+    return JSONResponse(described(PackagingService.openapi_spec.asdict(), ROUTES, token=TOKEN is not None))
 
 
 DESK = Desk(stored_models)
@@ -237,6 +237,7 @@ DESK = Desk(stored_models)
 _add: Any = PackagingService.add_asgi_middleware
 _add(log.RequestLog, routes={*ROUTES, *PROBES, "/", "/metrics", "/docs.json"}, quiet={*PROBES, "/metrics"})
 _add(BearerToken, token=TOKEN, opened={*PROBES, *paths(PAGE)})  # a browser sends no token for a page; it holds no data
+_add(OwnPages)
 _add(Ready)
 _add(Admission, routes=ROUTES)
 _add(Watch, routes=ROUTES)

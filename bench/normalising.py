@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.common.ffmpeg_process import ffmpeg_exe
-from pipelines.openpack.normalise import normalise_upload
+from pipelines.common.media import packet_times, transcode
 from pipelines.openpack.settings import NormaliseSettings, SimulationSettings
 from pipelines.openpack.simulate import write_session
 
@@ -31,8 +31,11 @@ def run() -> dict[str, Any]:
 
 
 def _normalise(video: Path, out: Path) -> float:
+    """With the stage's settings, and its look at the times before and after."""
+    out.unlink(missing_ok=True)
     started = time.perf_counter()
-    normalise_upload(video, out, NormaliseSettings(), max_frames=10**6)
+    encoding = NormaliseSettings().model_dump(include={"fps", "size", "crf", "preset", "gop", "threads"})
+    transcode(video, out, packet_times(video), tolerance_s=0.001, **encoding)
     return time.perf_counter() - started
 
 

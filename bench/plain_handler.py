@@ -1,7 +1,8 @@
 """The plain handler that a service is usually begun with, for `bench.service` to compare with: FastAPI, one process.
 
-The video is decoded and the model writes its answer inside of the request handler, by the same code and the same model
-as the service: only how they are put behind HTTP differs. `python -m bench.plain_handler <bundle> <port>`.
+Inside of the request handler the upload goes through the stages' own steps, as the brief lists them: ffmpeg writes it
+at 25 fps and 336×336, its frames are read back, keyframes are chosen, the same model writes its answer. `python -m
+bench.plain_handler <bundle> <port>`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import uvicorn
 from fastapi import FastAPI, UploadFile
 
+from pipelines.common.media import packet_times, transcode
 from pipelines.openpack.bundle import read_bundle
 from pipelines.openpack.predict import Predictor
 from pipelines.openpack.prompt import brief_answer
-from pipelines.openpack.question import video_question
+from pipelines.openpack.question import clip_question, shown_frames
+from pipelines.openpack.settings import CLIP_FRAMES, NormaliseSettings
+from pipelines.openpack.windows import look, stored
+
+ENCODING = NormaliseSettings().model_dump(include={"fps", "size", "crf", "preset", "gop", "threads"})
 
 
 def application(folder: Path) -> FastAPI:
@@ -29,10 +36,12 @@ def application(folder: Path) -> FastAPI:
 
     @app.post("/predict")
     async def predict(video: UploadFile) -> dict[str, Any]:
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(await video.read())
-            file.flush()
-            question = video_question(Path(file.name), bundle.settings.keyframes, taxonomy, predictor.size)
+        with tempfile.TemporaryDirectory() as folder:
+            upload, normal = Path(folder) / "upload.mp4", Path(folder) / "video.mp4"
+            upload.write_bytes(await video.read())
+            shown = transcode(upload, normal, packet_times(upload), tolerance_s=0.001, **ENCODING)
+            seen = next(look(stored(normal, np.diff(shown, prepend=-1) == 0), [0], min(len(shown), CLIP_FRAMES)))
+        question = clip_question(*shown_frames(seen, bundle.settings.keyframes, predictor.size), taxonomy)
         (written,) = predictor.generate(["clip"], [question])
         said = written.target  # None where the model wrote something else; that costs no less
         answer = said and brief_answer(taxonomy, "clip", said.operation, said.start, said.end, said.next)

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_samples import make_source, numbered, read_numbers, run_ffmpeg
+from media_samples import (
+    FORMATS,
+    SOURCES,
+    check_halves,
+    damage,
+    halves,
+    make_source,
+    numbered,
+    read_numbers,
+    run_ffmpeg,
+)
 
 from pipelines.common.errors import DataError, SetupError
 from pipelines.common.frame_times import hold_mapping
@@ -25,22 +35,6 @@ def all_numbers(path: Path) -> list[int]:
 def normalised(source: Path, **changes: int) -> tuple[Path, np.ndarray]:
     target = source.with_name("normalised.mp4")
     return target, transcode(source, target, packet_times(source), **{**ENCODING, **changes})
-
-
-VARIABLE = "settb=1/1000,setpts='70*N+30*mod(N,3)+400*gte(N,40)'"  # ms: steps of 100, 100, 10, and one gap
-TICKS = ["-fps_mode", "passthrough", "-enc_time_base", "1:1000"]
-SOURCES = {
-    "15 fps mp4 with B frames": ("a.mp4", 75, "15", ["-c:v", "libx264"]),
-    "25 fps mkv": ("a.mkv", 100, "25", ["-c:v", "libx264", "-preset", "ultrafast"]),
-    "29.97 fps mov": ("a.mov", 120, "30000/1001", ["-c:v", "libx264"]),
-    "29.97 fps mkv, times in whole ms": ("a.mkv", 120, "30000/1001", ["-c:v", "libx264"]),
-    "30 fps avi, no presentation times": ("a.avi", 120, "30", ["-c:v", "mpeg4", "-bf", "2", "-q:v", "3"]),
-    "30 fps bare h264": ("a.h264", 120, "30", ["-c:v", "libx264"]),
-    "30 fps ts that starts at 100 s": ("a.ts", 90, "30", ["-c:v", "libx264", "-output_ts_offset", "100"]),
-    "60 fps webm": ("a.webm", 180, "60", ["-c:v", "libvpx", "-deadline", "realtime", "-b:v", "4M"]),
-    "variable rate mp4": ("a.mp4", 80, "25", ["-vf", VARIABLE, *TICKS, "-c:v", "libx264"]),
-    "variable rate mkv": ("a.mkv", 80, "25", ["-vf", VARIABLE, *TICKS, "-c:v", "libx264"]),
-}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -117,21 +111,13 @@ def test_rotation_flag_turns_the_picture(tmp_path):
     assert picture[:, -40:].max() < 50
 
 
-FORMATS = ["yuv420p", "yuvj420p", "yuv444p10le", "rgb24", "bgra", "pal8", "gray16be", "yuv410p"]
-
-
 @pytest.mark.parametrize("pixels", FORMATS)
 def test_any_pixel_format_and_an_odd_size_give_the_same_colours(pixels, tmp_path):
-    source = tmp_path / "halves.nut"
-    halves = "color=0xc03020:s=63x75:r=25:d=0.2[l];color=0x2040b0:s=62x75:r=25:d=0.2[r];[l][r]hstack"
-    codec = "mjpeg" if pixels == "yuvj420p" else "rawvideo"  # raw video forgets that it uses the full range
-    run_ffmpeg("-filter_complex", halves, "-c:v", codec, "-pix_fmt", pixels, source)
+    source = halves(tmp_path / "halves.nut", pixels)
     target, _ = normalised(source)
     with VideoReader(target) as reader:
         picture = reader.frames([0])[0].astype(int)
-    left, right = ((0xC0, 0x30, 0x20), (0x20, 0x40, 0xB0)) if pixels != "gray16be" else ((86,) * 3, (67,) * 3)
-    for half, colour in ((picture[:, :45], left), (picture[:, -45:], right)):
-        assert np.abs(half.mean((0, 1)) - colour).max() <= 8  # of the mean, as a palette is dithered
+    check_halves(picture, pixels)
 
 
 def test_equal_input_gives_equal_bytes_and_no_traces(tmp_path):
@@ -142,27 +128,11 @@ def test_equal_input_gives_equal_bytes_and_no_traces(tmp_path):
     assert b"Lavf" not in first  # no version of a tool, whose update would change every file
 
 
-def _damage(whole: Path, kind: str) -> Path:
-    data = bytearray(whole.read_bytes())
-    bad = whole.with_name(f"{kind.replace(' ', '_')}{whole.suffix}")
-    if kind == "cut":
-        data = data[: len(data) * 2 // 3]
-    elif kind == "overwritten":
-        middle = len(data) // 2
-        data[middle : middle + 400] = bytes(400)
-    elif kind == "empty":
-        data = bytearray()
-    elif kind == "text":
-        data = bytearray(b"this is no video\n" * 50)
-    bad.write_bytes(data)
-    return bad
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize("kind", ["cut", "overwritten", "empty", "text"])
 def test_damaged_video_is_refused_and_leaves_nothing(kind, suffix, tmp_path):
     flags = ["-movflags", "+faststart"] if suffix == ".mp4" else []  # index first: a cut file still opens
-    bad = _damage(make_source(tmp_path / f"a{suffix}", 60, "15", "-c:v", "libx264", *flags), kind)
+    bad = damage(make_source(tmp_path / f"a{suffix}", 60, "15", "-c:v", "libx264", *flags), kind)
     target = bad.with_name("normalised.mp4")
     with pytest.raises(DataError) as error:
         normalised(bad)

@@ -9,9 +9,16 @@ from media_samples import run_ffmpeg
 
 NORMALISE = """
 from pathlib import Path
-from pipelines.openpack.normalise import normalise_upload
+from pipelines.common.media import packet_times, transcode
 from pipelines.openpack.settings import NormaliseSettings
-normalise_upload(Path({source!r}), Path({out!r}), NormaliseSettings(), max_frames=10**9)
+encoding = NormaliseSettings().model_dump(include={{"fps", "size", "crf", "preset", "gop", "threads"}})
+transcode(Path({source!r}), Path({out!r}), packet_times(Path({source!r})), tolerance_s=0.001, **encoding)
+"""
+STREAM = """
+from pathlib import Path
+from pipelines.openpack.question import normalised
+with normalised(Path({source!r}), 10**6) as video:
+    assert sum(1 for _ in video.pictures) == len(video.repeated)
 """
 READ = """
 from pathlib import Path
@@ -32,7 +39,7 @@ def peak_mb(code: str, source: Path, tmp_path: Path) -> float:
     return int(done.stdout) / 1024
 
 
-@pytest.mark.parametrize("code", [NORMALISE, READ], ids=["normalised", "read"])
+@pytest.mark.parametrize("code", [NORMALISE, STREAM, READ], ids=["normalised", "streamed", "read"])
 def test_ten_times_the_length_needs_no_more_memory(code: str, tmp_path: Path):
     short, long = tmp_path / "short.mp4", tmp_path / "long.mp4"
     run_ffmpeg("-f", "lavfi", "-i", "testsrc2=size=336x336:rate=25:duration=24", "-c:v", "libx264", "-g", "25", short)

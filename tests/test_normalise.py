@@ -1,4 +1,4 @@
-"""The stage normalized_video: every view by one rule, only what changed, bad sessions set aside, and uploads."""
+"""The stage normalized_video: every view by one rule, only what changed, and bad sessions set aside."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from pipelines.common.frame_times import hold_mapping
 from pipelines.common.incremental import RECORD, Record, read_records
 from pipelines.common.media import VideoReader, packet_times
 from pipelines.openpack import normalise
-from pipelines.openpack.normalise import FRAMES, VIDEO, normalise_upload, read_frames, run_user
+from pipelines.openpack.normalise import FRAMES, VIDEO, read_frames, run_user
 from pipelines.openpack.settings import NormaliseSettings
 from pipelines.openpack.sources import LocalSource
 
@@ -141,26 +141,6 @@ def test_a_time_that_cannot_be_is_refused(tmp_path):
         Image.new("RGB", (128, 72)).save(frame_path(folder, ms, ".jpg"))
     [record], _, _ = run(tmp_path / "release", view="rgb")
     assert "frame 3: no frame for 90000 s before this one" in record.reason
-
-
-def test_an_upload_is_made_like_a_session(release, tmp_path):
-    _, _, out = run(release)
-    source, target = release / "U0101/video/S0100.mp4", tmp_path / "upload" / "clip.mp4"
-    table = normalise_upload(source, target, SETTINGS, max_frames=75)
-    assert table.equals(read_frames(out / "S0100"))
-    assert target.read_bytes() == (out / "S0100" / VIDEO).read_bytes()
-
-
-def test_an_upload_that_is_too_long_or_no_video_leaves_nothing(release, tmp_path):
-    target = tmp_path / "upload" / "clip.mp4"
-    with pytest.raises(DataError, match=r"more than 2\.0 s"):
-        normalise_upload(release / "U0101/video/S0100.mp4", target, SETTINGS, max_frames=50)
-    text = tmp_path / "text.mp4"
-    text.write_text("no video")
-    with pytest.raises(DataError, match="not a readable video"):
-        normalise_upload(text, target, SETTINGS, max_frames=50)
-    assert not target.exists()
-    assert not target.parent.exists() or not list(target.parent.iterdir())
 
 
 def test_without_sessions_it_says_which_stage_to_run(tmp_path):

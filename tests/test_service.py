@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -19,7 +20,7 @@ from toy_bento import Served
 
 import service
 from pipelines.common.media import VideoWriter
-from pipelines.openpack.serve import clip_id
+from pipelines.openpack.serve import Desk, clip_id
 from pipelines.openpack.taxonomy import OPENPACK
 from resources.bento import Bento, build
 
@@ -117,7 +118,7 @@ def test_a_video_cut_short_is_answered_for_its_own_length(served: Served, tmp_pa
         ("ten.mp4", "are too few"),
         ("bomb.gif", "the picture has 12000×12000 pixels, more than 9.4 million"),
         ("fast.mp4", "400 frames a second, more than 240"),
-        ("long.mp4", "the video lasts 61.0 s, more than 60.0 s"),
+        ("long.mp4", "the video lasts 62.0 s, more than 60.0 s"),
     ],
 )
 def test_what_is_no_video_gets_400_with_a_sentence(
@@ -197,7 +198,7 @@ def test_it_describes_itself(served: Served) -> None:
     operation = paths["/predict"]["post"]
     field = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]["video"]
     assert (field["type"], field["format"]) == ("string", "binary")
-    assert list(operation["responses"]) == ["200", "400", "401", "413", "429", "503", "504"]
+    assert list(operation["responses"]) == ["200", "400", "401", "403", "408", "413", "429", "503", "504"]
     assert {"X-Model", "X-Adapter", "X-Label-Set", "X-Data"} <= set(operation["responses"]["200"]["headers"])
     assert "Retry-After" in operation["responses"]["429"]["headers"]
     assert "503" in paths["/readyz"]["get"]["responses"]
@@ -209,6 +210,14 @@ def test_it_says_what_answers(served: Served, built: Bento, video: Path) -> None
     assert ready == {"ready": True, "base": "tiny", "clips": 3, **told}
     headers = _post(served, video.name, video.read_bytes()).headers
     assert {name: headers[f"x-{name.replace('_', '-')}"] for name in told} == told
+
+
+def test_it_is_not_ready_once_a_part_of_it_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(lambda: [])
+    monkeypatch.setattr(desk, "models", SimpleNamespace(current=object(), failure=None))
+    for name in ("batcher", "sandbox", "long_videos"):
+        monkeypatch.setattr(desk, name, SimpleNamespace(works=name != "sandbox"), raising=False)
+    assert desk.state() == (503, {"ready": False, "loading": False, "broken": ["clips"]})
 
 
 def test_what_it_did_is_measured_and_logged(served: Served, video: Path) -> None:

@@ -17,7 +17,7 @@ from starlette.routing import Route as Place
 from starlette.types import ASGIApp
 
 from pipelines.common.serving import log
-from pipelines.common.serving.limits import Admission, BearerToken, BodyLimit, Pace, Route, Watch
+from pipelines.common.serving.limits import Admission, BearerToken, BodyLimit, OwnPages, Pace, Route, Watch
 from pipelines.common.serving.page import page
 
 ROUTES = {"/work": Route(body_bytes=2**20, seconds=0.3, at_once=2)}
@@ -53,6 +53,39 @@ def test_a_body_may_be_so_large(path: str, size: int, status: int, streamed: boo
     response = asyncio.run(use())
     assert response.status_code == status
     assert response.text == str(size) if status == 200 else "larger than 1 MB" in response.json()["error"]
+
+
+def test_who_falls_silent_is_not_waited_for() -> None:
+    async def chunks(pause: float) -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"some"
+            await asyncio.sleep(pause)
+
+    async def slow(request: Request) -> PlainTextResponse:
+        await request.body()
+        await asyncio.sleep(0.5)  # once the body is there, time is the server's
+        return PlainTextResponse("done")
+
+    async def use(pause: float) -> httpx.Response:
+        async with _client(BodyLimit(_app(slow), ROUTES, silent_s=0.3)) as client:
+            return await client.post("/work", content=chunks(pause))
+
+    assert asyncio.run(use(0.1)).text == "done"
+    silent = asyncio.run(use(0.6))
+    assert silent.status_code == 408
+    assert "No byte of the upload came" in silent.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "site", "status"),
+    [("POST", "cross-site", 403), ("POST", "same-origin", 200), ("POST", None, 200), ("GET", "cross-site", 200)],
+)
+def test_pages_of_other_sites_may_not_post(method: str, site: str | None, status: int) -> None:
+    async def use() -> httpx.Response:
+        async with _client(OwnPages(_app(_size))) as client:
+            return await client.request(method, "/work", headers={"sec-fetch-site": site} if site else {})
+
+    assert asyncio.run(use()).status_code == status
 
 
 @pytest.mark.parametrize(

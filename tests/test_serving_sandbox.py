@@ -15,7 +15,7 @@ from kills import wait_until
 
 from pipelines.common.errors import DataError, SetupError
 from pipelines.common.serving import sandbox as module
-from pipelines.common.serving.sandbox import DiedError, GivenUpError, Limits, Sandbox
+from pipelines.common.serving.sandbox import GivenUpError, Limits, Sandbox
 
 LIMITS = Limits(seconds=60, cpu_seconds=1, memory_bytes=600 * 2**20, file_bytes=2**20)
 
@@ -95,7 +95,7 @@ def test_no_process_works_for_ever(sandbox: Sandbox, monkeypatch: pytest.MonkeyP
         ("bomb", DataError, "more than the 600 MB of memory that one file may take"),
         ("spin", DataError, "more than the 1 s of processor time"),
         ("big_file", SetupError, "File too large"),
-        ("dies", DiedError, "-9"),
+        ("dies", DataError, r"reading it killed two processes \(it ended with -9\)"),
     ],
 )
 def test_what_goes_wrong_is_told(sandbox: Sandbox, do: str, kind: type[Exception], said: str) -> None:

@@ -77,15 +77,15 @@ def test_stretches_are_those_of_the_video_each_as_if_it_came_alone(tmp_path: Pat
         for _ in range(40):
             writer.write(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8), repeat=5)
     repeated = np.tile([False, True, True, True, True], 40)
-    seen = list(windows.look(path, repeated, [0, 31, 62, 75], 125))
+    seen = list(windows.look(windows.stored(path, repeated), [0, 31, 62, 75], 125))
     assert [(one.start, len(one.frames)) for one in seen] == [(0, 125), (31, 125), (62, 125), (75, 125)]
     assert seen[1].frames[0] is seen[1].frames[3]  # 31 to 34 show frame 30
     assert np.array_equal(seen[0].frames[31], seen[1].frames[0])
     assert seen[1].signal.motion[:4].max() == 0 < seen[1].signal.motion[4].max()
     with pytest.raises(DataError, match="the video has 200 frames and its table 199"):
-        list(windows.look(path, repeated[:-1], [0], 125))
+        list(windows.look(windows.stored(path, repeated[:-1]), [0], 125))
     with pytest.raises(ValueError, match="frames 76 to 201 of 200"):
-        list(windows.look(path, repeated, [76], 125))
+        list(windows.look(windows.stored(path, repeated), [76], 125))
 
 
 # --- evidence and decoding ---

@@ -45,7 +45,8 @@ def file_input(**options: Any) -> Any:
 
 
 class FfmpegProcess:
-    """A running ffmpeg, for a `with` block: reads `source` and prints `lines`, or without one takes bytes by `stdin`.
+    """A running ffmpeg, for a `with` block: reads `source` and prints `lines` or bytes to `read`, or without a source
+    takes bytes by `stdin`.
 
     The log is read while it runs, so that a long one neither stops ffmpeg nor fills memory. Leaving the block waits
     for the end; leaving it with an error kills ffmpeg. DataError for a source that is missing or empty.
@@ -90,6 +91,11 @@ class FfmpegProcess:
         assert self._popen.stdout is not None
         for line in self._popen.stdout:
             yield line.decode()
+
+    def read(self, size: int) -> bytes:
+        """So many bytes of what ffmpeg prints, or as many as there are until its end."""
+        assert self._popen.stdout is not None
+        return self._popen.stdout.read(size)
 
     def wait(self) -> None:
         """Waits for the end; after it, `first_complaint` and `frames_decoded` are complete."""

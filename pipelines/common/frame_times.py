@@ -70,6 +70,15 @@ def hold_mapping(times_s: np.ndarray, fps: float) -> np.ndarray:
     return np.searchsorted(first_shown, np.arange(end), side="right") - 1
 
 
+def check_gaps(times_s: np.ndarray, source: Path, longest_s: float) -> None:
+    """DataError where `times_s`, float64 seconds (n,), leave a longer time without a frame, with the one after it."""
+    steps = np.diff(times_s)
+    if len(steps) and steps.max() > longest_s:
+        frame = int(steps.argmax()) + 1
+        what = f"no frame for {steps.max():.0f} s before this one, more than {longest_s:.0f} s"
+        raise DataError(what, file=source, where=f"frame {frame}", cure="Mend its time, or raise longest_gap_s.")
+
+
 def check_shown(shown: np.ndarray, times_s: np.ndarray, fps: float, tolerance_s: float, source: Path) -> None:
     """Holds what was shown, int64 (m,) source frames, against the rule and the source's times, float64 seconds (n,).
 

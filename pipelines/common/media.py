@@ -24,7 +24,7 @@ from pipelines.common.frame_times import check_shown, hold_mapping
 _NO_TIME = -(2**63)  # ffmpeg's mark of a packet without a presentation time
 _DISCARD = 4  # flag of a packet that the container itself keeps from view (an edit list cuts it off)
 _AHEAD = 256  # frames after which decord's are dropped: 87 MB at 336×336
-_MEND = "Check that it plays to its end, or write it anew: ffmpeg -i <this file> new.mp4"
+MEND = "Check that it plays to its end, or write it anew: ffmpeg -i <this file> new.mp4"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def probe(path: Path) -> Probe:
     ticks = np.sort(dts if (pts == _NO_TIME).any() else pts)
     twice = np.flatnonzero(np.diff(ticks) <= 0)
     if len(twice):
-        raise DataError("two frames have the same time", file=path, where=f"frame {twice[0] + 1}", cure=_MEND)
+        raise DataError("two frames have the same time", file=path, where=f"frame {twice[0] + 1}", cure=MEND)
     return Probe((ticks - ticks[0]) * float(unit), size)
 
 
@@ -73,8 +73,26 @@ def count_video_streams(path: Path) -> int:
     with FfmpegProcess(copied, path) as process:
         count = sum(line.startswith("#media_type") for line in process.lines())
     if not count:
-        raise DataError(f"not a readable video ({process.first_complaint})", file=path, cure=_MEND)
+        raise DataError(f"not a readable video ({process.first_complaint})", file=path, cure=MEND)
     return count
+
+
+def stretching(size: int) -> list[tuple[str, dict[str, Any]]]:
+    """Filters that make any picture one of size×size square pixels, in YUV 4:2:0."""
+    # zscale takes half the time of ffmpeg's own scaler and, as that one, means over all that a pixel covers: thin lines
+    # do not flicker. It takes neither RGB nor an odd size: those are brought to YUV, and lose their last row or column.
+    even = ("crop", {"w": "trunc(iw/2)*2", "h": "trunc(ih/2)*2", "x": 0, "y": 0})
+    scaled = ("zscale", {"w": size, "h": size, "f": "bilinear"})
+    return [("format", {"pix_fmts": "yuv420p"}), even, scaled, ("setsar", {"sar": 1})]
+
+
+def check_decoded(process: FfmpegProcess, source: Path, n_source: int) -> None:
+    """After the end: DataError unless all `n_source` frames were decoded without complaint."""
+    if process.first_complaint or process.frames_decoded != n_source:
+        what = f"{process.frames_decoded} of {n_source} frames could be decoded"
+        if process.first_complaint:
+            what += f", and ffmpeg says: {process.first_complaint}"
+        raise DataError(what, file=source, cure=MEND)
 
 
 def transcode(
@@ -100,17 +118,14 @@ def transcode(
     """
     mapping = hold_mapping(times_s, fps)
     timing = ("fps", {"fps": fps, "round": "up", "start_time": 0})
-    # zscale takes half the time of ffmpeg's own scaler and, as that one, means over all that a pixel covers: thin lines
-    # do not flicker. It takes neither RGB nor an odd size: those are brought to YUV, and lose their last row or column.
-    even = ("crop", {"w": "trunc(iw/2)*2", "h": "trunc(ih/2)*2", "x": 0, "y": 0})
-    scaling = [("format", {"pix_fmts": "yuv420p"}), even, ("zscale", {"w": size, "h": size, "f": "bilinear"})]
+    scaling = stretching(size)
     # scale whichever are fewer: source frames where the rate goes up, output frames where it goes down
     chain = [*scaling, timing] if len(mapping) > len(times_s) else [timing, *scaling]
     # how long ffmpeg holds the last frame depends on the container; the mapping decides instead: hold it long, then cut
     held = int((mapping == mapping[-1]).sum())
     chain += [("tpad", {"stop_mode": "clone", "stop": held}), ("select", {"expr": f"lt(n,{len(mapping)})"})]
     video = file_input(threads=threads)["V:0"].filter("setpts", "PTS-STARTPTS")
-    for name, options in [*chain, ("setsar", {"sar": 1})]:
+    for name, options in chain:
         video = video.filter(name, **options)
     told = {"stats_enc_pre": "pipe:1", "stats_enc_pre_fmt": "{ni}"}  # the source frame's number, a line a frame
     output = video.output(f"file:{out}", **_h264(crf, preset, gop, threads), **told)
@@ -118,7 +133,7 @@ def transcode(
         with FfmpegProcess(output, source) as process:
             shown = np.fromiter((int(line) for line in process.lines()), dtype=np.int64)
         process.check_written(out)
-        _check_decoded(process, source, len(times_s))
+        check_decoded(process, source, len(times_s))
         check_shown(shown, times_s, fps, tolerance_s, source)
     return shown
 
@@ -190,7 +205,7 @@ class VideoReader:
         try:
             self._reader: Any = decord.VideoReader(str(path), num_threads=threads)
         except self._errors:
-            raise DataError("not a readable video", file=path, cure=_MEND) from None
+            raise DataError("not a readable video", file=path, cure=MEND) from None
 
     def __enter__(self) -> Self:
         return self
@@ -210,7 +225,7 @@ class VideoReader:
             return self._reader.get_batch(numbers.tolist()).asnumpy()
         except self._errors as error:
             where, what = f"frames {numbers[0]} to {numbers[-1]}", str(error).splitlines()[0]
-            raise DataError(f"cannot be decoded ({what})", file=self._path, where=where, cure=_MEND) from None
+            raise DataError(f"cannot be decoded ({what})", file=self._path, where=where, cure=MEND) from None
 
     def batches(self, size: int, numbers: np.ndarray | None = None) -> Iterator[np.ndarray]:
         """All frames in order, `size` at a time (the last batch may be smaller), each as `frames` gives them.
@@ -251,14 +266,6 @@ def _read_framecrc(lines: Iterable[str]) -> tuple[Fraction, tuple[int, int], lis
             if not flags & _DISCARD:
                 packets.append((int(pts), int(dts)))
     return unit, size, packets
-
-
-def _check_decoded(process: FfmpegProcess, source: Path, n_source: int) -> None:
-    if process.first_complaint or process.frames_decoded != n_source:
-        what = f"{process.frames_decoded} of {n_source} frames could be decoded"
-        if process.first_complaint:
-            what += f", and ffmpeg says: {process.first_complaint}"
-        raise DataError(what, file=source, cure=_MEND)
 
 
 @contextmanager

@@ -5,17 +5,18 @@ Belongs here: what is documented. What is done (`service.py`, `serve`, `common.s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
 from pipelines.common.serving.lines import NDJSON
 from pipelines.common.serving.log import REQUEST_ID
 
-VIDEOS = ("/predict", "/keyframes", "/timeline")  # the routes that take one
-
 _REFUSALS = {
     400: "No file in the field `video`, no video, or one outside of the limits; the sentence says which and the cure.",
     401: "The service wants a token, and it was missing or another one.",
+    403: "A page of another site sent it, in somebody's browser.",
+    408: "No byte of the body came for too long.",
     413: "The body is larger than the route takes.",
     429: "Too many others are waiting.",
     503: "No model could be loaded, or videos cannot be read just now.",
@@ -50,10 +51,11 @@ _BROKEN = {
 _READY = {"type": "object", "properties": {"ready": {"type": "boolean"}}, "required": ["ready"]}
 
 
-def described(bentos: dict[str, Any], token: bool) -> dict[str, Any]:
-    """BentoML's description with the rest put in; `token` says whether one is asked for."""
+def described(bentos: dict[str, Any], videos: Iterable[str], token: bool) -> dict[str, Any]:
+    """BentoML's description with the rest put in, `videos` being the routes that take one; `token` says whether one is
+    asked for."""
     spec = deepcopy(bentos)
-    posts = [spec["paths"][path]["post"] for path in VIDEOS]
+    posts = [spec["paths"][path]["post"] for path in videos]
     for post in posts:
         answered = _named(post["responses"])["200"]
         answered["headers"] = {

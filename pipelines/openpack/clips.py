@@ -39,7 +39,7 @@ from pipelines.openpack.sequences import OPERATIONS, sequence, write_sequence
 from pipelines.openpack.settings import FPS, STAGE_VERSIONS, ClipSettings, load_settings
 from pipelines.openpack.sources import RawSession, read_session, read_taxonomy
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
-from pipelines.openpack.windows import look
+from pipelines.openpack.windows import look, stored
 
 VERSION = STAGE_VERSIONS["clips"]
 CLIPS = "clips.jsonl"
@@ -150,7 +150,7 @@ def _look(
     """
     (folder / FRAMES).mkdir()
     clips, written = [], set[int]()
-    seen = look(job.normalized / VIDEO, repeated, [one.start_frame for one in planned])
+    seen = look(stored(job.normalized / VIDEO, repeated), [one.start_frame for one in planned])
     for one, stretch in zip(planned, seen, strict=True):
         clip = _clip(raw, one, stretch.signal, job.keyframes)
         clips.append(clip)

@@ -51,6 +51,11 @@ class LongVideos:
         self._threads = ThreadPoolExecutor(AT_ONCE, "timeline")
         self.sandbox.start()
 
+    @property
+    def works(self) -> bool:
+        """Whether processes that end are still replaced."""
+        return self.sandbox.works
+
     def stop(self) -> None:
         """After the requests have ended."""
         self._threads.shutdown(wait=True, cancel_futures=True)

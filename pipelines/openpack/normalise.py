@@ -1,7 +1,7 @@
 """Stage `normalized_video`: each session's stream as one video of known rate and size, with the true times kept.
 
-Belongs here: the stage, its files, and the same for a single uploaded video. How ffmpeg is used (`common.media`) and
-what a frame of an image stream looks like (`streams`) do not.
+Belongs here: the stage and its files. How ffmpeg is used (`common.media`) and what a frame of an image stream looks
+like (`streams`) do not, nor a video that is looked at once (`common.frame_stream`).
 
 Format of `<out>/<session>/`:
 
@@ -24,10 +24,9 @@ import pandas as pd
 
 from pipelines.common.console import run
 from pipelines.common.errors import DataError
-from pipelines.common.files import atomic_file
-from pipelines.common.frame_times import check_shown, hold_mapping, timing
+from pipelines.common.frame_times import check_gaps, check_shown, hold_mapping, timing
 from pipelines.common.incremental import Item, Record, Told, read_records, run_items, untold
-from pipelines.common.media import Probe, VideoWriter, count_video_streams, packet_times, probe, transcode
+from pipelines.common.media import VideoWriter, count_video_streams, packet_times, transcode
 from pipelines.openpack.settings import STAGE_VERSIONS, NormaliseSettings, load_settings
 from pipelines.openpack.sources import RawSession, read_session
 from pipelines.openpack.streams import open_pictures
@@ -75,33 +74,6 @@ def read_frames(folder: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         cure = "Run the stage normalized_video again."
         raise DataError(f"no readable table of frames ({error})", file=path, cure=cure) from None
-
-
-def normalise_upload(
-    path: Path,
-    out_path: Path,
-    settings: NormaliseSettings,
-    max_frames: int,
-    *,
-    most_pixels: int | None = None,
-    most_fps: float | None = None,
-) -> pd.DataFrame:
-    """Writes any one video that ffmpeg reads to `out_path`, just as a session's, and returns its frames.
-
-    DataError for a file that is no whole video, and for one of more than `max_frames` frames at the new rate, of more
-    than `most_pixels` pixels a frame or `most_fps` frames a second, all refused before anything is decoded. `out_path`
-    appears whole or not at all.
-    """
-    found = probe(path)
-    times_s = found.times_s
-    _check_gaps(times_s, path, settings)
-    _check_size(found, path, most_pixels, most_fps)
-    if len(hold_mapping(times_s, settings.fps)) > max_frames:
-        limit = max_frames / settings.fps
-        what = f"the video lasts {times_s[-1]:.1f} s, more than {limit:.1f} s"
-        raise DataError(what, file=path, cure="Cut it into shorter ones.")
-    with atomic_file(out_path) as part:
-        return _table(times_s, _from_video(path, part, times_s, settings))
 
 
 def _normalise(job: _Job, folder: Path) -> dict[str, Any]:
@@ -164,29 +136,8 @@ def _checked(times_s: np.ndarray, raw: RawSession, place: Path, settings: Normal
     if len(times_s) != raw.n_frames or abs(found - known) > settings.time_tolerance_ms:
         what = f"{len(times_s)} frames over {found} ms, where raw_session found {raw.n_frames} over {known} ms"
         raise DataError(what, file=place, cure="Run the stage raw_session again.")
-    _check_gaps(times_s, place, settings)
+    check_gaps(times_s, place, settings.longest_gap_s)
     return times_s
-
-
-def _check_gaps(times_s: np.ndarray, place: Path, settings: NormaliseSettings) -> None:
-    steps = np.diff(times_s)
-    if len(steps) and steps.max() > settings.longest_gap_s:
-        frame = int(steps.argmax()) + 1
-        what = f"no frame for {steps.max():.0f} s before this one, more than {settings.longest_gap_s:.0f} s"
-        raise DataError(what, file=place, where=f"frame {frame}", cure="Mend its time, or raise longest_gap_s.")
-
-
-def _check_size(found: Probe, place: Path, most_pixels: int | None, most_fps: float | None) -> None:
-    width, height = found.size
-    if most_pixels and not width * height:
-        raise DataError("nothing says how large its picture is", file=place, cure="Write it anew as mp4.")
-    if most_pixels and width * height > most_pixels:
-        what = f"the picture has {width}×{height} pixels, more than {most_pixels / 1e6:.1f} million"
-        raise DataError(what, file=place, cure="Send it smaller; the model sees a few hundred pixels a side.")
-    rate = (len(found.times_s) - 1) / found.times_s[-1] if len(found.times_s) > 1 else 0.0
-    if most_fps and rate > most_fps:
-        what = f"{rate:.0f} frames a second, more than {most_fps:.0f}"
-        raise DataError(what, file=place, cure="Send it at a lower rate; 25 a second are looked at.")
 
 
 def _table(times_s: np.ndarray, mapping: np.ndarray) -> pd.DataFrame:

@@ -6,7 +6,6 @@ process that only decodes starts fast and small. What answers (`predict`, `timel
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pipelines.openpack.settings import CLIP_FRAMES, NormaliseSettings
 from pipelines.openpack.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    from pipelines.openpack.windows import Seen
+    from pipelines.openpack.windows import Seen, Video
 
 # Of a video that someone sends; told by its container, before anything is decoded.
 LONGEST_S = 60
@@ -50,27 +49,27 @@ def video_frames(path: Path, settings: KeyframeSettings, size: int | None = None
     """
     from pipelines.openpack.windows import look
 
-    with normalised(path, LONGEST_S) as (video, repeated):
-        first = next(look(video, repeated, [0], min(len(repeated), CLIP_FRAMES)))
+    with normalised(path, LONGEST_S, frames=CLIP_FRAMES) as video:
+        first = next(look(video, [0], len(video.repeated)))
     return shown_frames(first, settings, size)
 
 
 @contextmanager
 def normalised(
-    path: Path, longest_s: float, settings: NormaliseSettings | None = None
-) -> Iterator[tuple[Path, np.ndarray]]:
-    """The video as the stage normalized_video would make it, until the block ends, and `repeated` as `look` wants it.
+    path: Path, longest_s: float, settings: NormaliseSettings | None = None, frames: int | None = None
+) -> Iterator[Video]:
+    """The video as the stage normalized_video would make it, for the block; its first `frames` where that is given.
 
     DataError for a file that is no whole video, lasts longer than `longest_s`, or is over one of this module's limits.
     """
-    # here: pandas and what writes videos, which who only asks has no use for
-    from pipelines.openpack.normalise import normalise_upload
+    # here: what runs ffmpeg, which who only asks about frames has no use for
+    from pipelines.common.frame_stream import StreamLimits, frame_stream
+    from pipelines.openpack.windows import Video
 
     settings = settings or NormaliseSettings()
-    most = {"max_frames": round(longest_s * settings.fps), "most_pixels": MOST_PIXELS, "most_fps": MOST_FPS}
-    with tempfile.TemporaryDirectory() as folder:
-        video = Path(folder) / "video.mp4"
-        yield video, normalise_upload(path, video, settings, **most)["repeated"].to_numpy(bool)
+    limits = StreamLimits(longest_s, settings.longest_gap_s, MOST_PIXELS, MOST_FPS)
+    with frame_stream(path, fps=settings.fps, size=settings.size, limits=limits, frames=frames) as (pictures, repeated):
+        yield Video(path.stem, pictures, repeated)
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,12 @@ class Shown:
 
 
 def shown_windows(
-    video: Path, repeated: np.ndarray, begins: list[int], settings: KeyframeSettings, size: int | None = None
+    video: Video, begins: list[int], settings: KeyframeSettings, size: int | None = None
 ) -> Iterator[Shown]:
-    """The windows of a normalised video that begin at `begins`, in order, while it is decoded once."""
+    """The windows of a video that begin at `begins`, in order, while it is decoded once."""
     from pipelines.openpack.windows import look
 
-    for stretch in look(video, repeated, begins, min(len(repeated), CLIP_FRAMES)):
+    for stretch in look(video, begins, min(len(video.repeated), CLIP_FRAMES)):
         yield Shown(stretch.start, *shown_frames(stretch, settings, size))
 
 

@@ -178,6 +178,10 @@ class Desk:
         rejected = {"rejected": failure} if failure else {}
         if model is None:
             return 503, {"ready": False, "loading": not self.models.looked, **rejected}
+        parts = {"scoring": self.batcher, "clips": self.sandbox, "long videos": self.long_videos}
+        broken = [name for name, part in parts.items() if not part.works]
+        if broken:
+            return 503, {"ready": False, "loading": False, "broken": broken}
         info = model.bundle.info
         told = {"model": model.name, "adapter": info.adapter_digest, "base": info.base, "label_set": LABEL_SET}
         return 200, {"ready": True, **told, "data": model.data, "clips": info.clips, **rejected}

@@ -191,7 +191,7 @@ class TimelineSettings(Settings):
     stride_s: float = Field(default=1.25, gt=0, le=5)
     # of a second of evidence beside one transition; on the same sessions anything from 1 to 6 is about as good
     evidence_weight: float = Field(default=2.0, gt=0)
-    longest_s: float = Field(default=4 * 3600, gt=0)  # of a video: half a shift, 3 GB on disk while it is looked at
+    longest_s: float = Field(default=4 * 3600, gt=0)  # of a video: half a shift
     # test sessions that are answered as a whole, the first by name, and simulated ones that are drawn once more with
     # planted deviations: a session of three minutes takes 7 s of one core to answer, and 5 s to draw
     sessions: int = Field(default=2, ge=0)

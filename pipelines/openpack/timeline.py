@@ -27,8 +27,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipelines.common.console import run
 from pipelines.common.keyframes import KeyframeSettings
 from pipelines.openpack.calibrate import Calibration
@@ -40,7 +38,7 @@ from pipelines.openpack.question import normalised, shown_windows
 from pipelines.openpack.settings import CLIP_FRAMES, FPS, NormaliseSettings, TimelineSettings, load_settings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 from pipelines.openpack.time_study import as_csv, time_study
-from pipelines.openpack.windows import starts
+from pipelines.openpack.windows import Video, starts
 
 if TYPE_CHECKING:
     from pipelines.openpack.predict import Predictor
@@ -107,26 +105,27 @@ def answer_timeline(
 
     DataError for a file that is no whole video, is longer than the settings allow, or too short for one window.
     """
-    with normalised(path, settings.longest_s, normalise) as (video, repeated):
+    with normalised(path, settings.longest_s, normalise) as video:
         windows: list[Window] = []
-        for progress, answered in answer_windows(predictor, video, repeated, keyframes, settings):
+        for progress, answered in answer_windows(predictor, video, keyframes, settings):
             windows += answered
             yield progress
-    yield merge(windows, len(repeated), grammar, settings, predictor.taxonomy)
+    yield merge(windows, len(video.repeated), grammar, settings, predictor.taxonomy)
 
 
 def answer_windows(
-    predictor: Predictor, video: Path, repeated: np.ndarray, keyframes: KeyframeSettings, settings: TimelineSettings
+    predictor: Predictor, video: Video, keyframes: KeyframeSettings, settings: TimelineSettings
 ) -> Iterator[tuple[Progress, list[Window]]]:
-    """The answers to all windows of a normalised video, a batch at a time; `repeated` bool (n,) as in `look`."""
-    begins = starts(len(repeated), settings.stride_s)
-    shown, done = shown_windows(video, repeated, begins, keyframes, predictor.size), 0
+    """The answers to all windows of a video, a batch at a time."""
+    frames = len(video.repeated)
+    begins = starts(frames, settings.stride_s)
+    shown, done = shown_windows(video, begins, keyframes, predictor.size), 0
     while batch := list(islice(shown, predictor.settings.batch_size)):
-        names = [window_name(video.stem, one.start) for one in batch]
+        names = [window_name(video.name, one.start) for one in batch]
         said = predictor.answer(names, [one.question(predictor.taxonomy) for one in batch])
         done += len(batch)
         pairs = zip(batch, said, strict=True)
-        yield Progress(done, len(begins)), [window_of(one.start, len(repeated), answer) for one, answer in pairs]
+        yield Progress(done, len(begins)), [window_of(one.start, frames, answer) for one, answer in pairs]
 
 
 def window_name(video: str, start: int) -> str:

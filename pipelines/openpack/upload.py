@@ -36,14 +36,15 @@ LIMITS = Limits(
     seconds=45,  # less than a request has, so that whoever sent the file hears what was wrong with it
     cpu_seconds=40,  # a minute of full HD takes ten
     memory_bytes=2 * 2**30,  # 4K takes half of it
-    file_bytes=512 * 2**20,  # a minute at 336 pixels takes a tenth of it
+    file_bytes=2**20,  # none is written
 )
-PRELOAD = [__name__, "pipelines.openpack.normalise", "decord"]  # what a process has imported before its work comes
+# what a process has imported before its work comes
+PRELOAD = [__name__, "pipelines.common.frame_stream", "pipelines.openpack.windows"]
 WINDOWS_LIMITS = Limits(
     seconds=14 * 60,  # as above: a minute less than the request has
     cpu_seconds=12 * 60,  # half an hour of full HD takes five minutes for all its windows
     memory_bytes=2 * 2**30,
-    file_bytes=2 * 2**30,
+    file_bytes=2**20,
 )
 NICE = 10  # of processes that look at long videos: those who wait for one answer come first
 JPEG_QUALITY = 85
@@ -75,10 +76,11 @@ def picture(task: dict[str, Any]) -> Iterator[Message]:
 def decode_windows(task: dict[str, Any]) -> Iterator[Message]:
     """The windows of a whole video, each as soon as it is decoded. DataError as `question.normalised` raises it."""
     os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
-    with normalised(Path(task["path"]), task["longest_s"]) as (video, repeated):
-        begins = starts(len(repeated), task["stride_s"])
-        yield {"frames": len(repeated), "windows": len(begins)}, b""
-        for one in shown_windows(video, repeated, begins, _settings(task), task["size"]):
+    with normalised(Path(task["path"]), task["longest_s"]) as video:
+        frames = len(video.repeated)
+        begins = starts(frames, task["stride_s"])
+        yield {"frames": frames, "windows": len(begins)}, b""
+        for one in shown_windows(video, begins, _settings(task), task["size"]):
             yield {"start": one.start, **_told(one.keyframes), "shape": one.frames.shape}, one.frames.tobytes()
 
 

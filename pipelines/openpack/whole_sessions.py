@@ -45,6 +45,7 @@ from pipelines.openpack.splits import Split
 from pipelines.openpack.taxonomy import Taxonomy
 from pipelines.openpack.timeline import answer_windows
 from pipelines.openpack.timeline_metrics import scores
+from pipelines.openpack.windows import stored
 
 if TYPE_CHECKING:
     from pipelines.openpack.predict import Predictor
@@ -158,7 +159,7 @@ def _answer(
     """The session whose normalised video lies in `folder`."""
     settings, repeated = predictor.settings.timeline, _repeated(folder)
     windows: list[Window] = []
-    for _, batch in answer_windows(predictor, folder / VIDEO, repeated, videos.keyframes, settings):
+    for _, batch in answer_windows(predictor, stored(folder / VIDEO, repeated), videos.keyframes, settings):
         windows += batch
     evidence = gather(windows, len(repeated), grammar)
     said = decode(evidence, grammar, settings.evidence_weight)

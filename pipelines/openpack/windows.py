@@ -1,4 +1,4 @@
-"""Stretches of a normalised video, one after the other and perhaps overlapping, while it is decoded once.
+"""Stretches of a video, one after the other and perhaps overlapping, while it is decoded once.
 
 Belongs here: the pictures of a stretch and what was measured of them, with memory that does not grow with the video.
 Which stretches are looked at, and what is made of them, do not: clips of a session (`clips`), the windows of a whole
@@ -31,32 +31,42 @@ class Seen:
     signal: Signal
 
 
-def look(video: Path, repeated: np.ndarray, starts: Sequence[int], length: int = CLIP_FRAMES) -> Iterator[Seen]:
+@dataclass(frozen=True)
+class Video:
+    """A video of n frames at 25 a second that is looked at once: `repeated` bool (n,) says of each frame if it shows
+    the one before, `pictures` are the others in order, uint8 (h, w, 3)."""
+
+    name: str
+    pictures: Iterator[np.ndarray]
+    repeated: np.ndarray
+
+
+def stored(path: Path, repeated: np.ndarray, name: str = "") -> Video:
+    """A normalised video and what its table says is `repeated`. DataError, once it is looked at, where the two do not
+    have equally many frames."""
+    return Video(name or path.stem, _read(path, repeated), repeated)
+
+
+def look(video: Video, starts: Sequence[int], length: int = CLIP_FRAMES) -> Iterator[Seen]:
     """The stretches of `length` frames that begin at `starts`, increasing, each as soon as its last frame was decoded.
 
-    `repeated` bool (n,) says of each frame if it shows the one before. DataError where the video has not n frames.
-    ValueError for a stretch that reaches beyond them.
+    DataError as the video's pictures raise it. ValueError for a stretch that reaches beyond its frames.
     """
-    if len(starts) and starts[-1] + length > len(repeated):
-        raise ValueError(f"frames {starts[-1]} to {starts[-1] + length} of {len(repeated)}")
+    frames = len(video.repeated)
+    if len(starts) and starts[-1] + length > frames:
+        raise ValueError(f"frames {starts[-1]} to {starts[-1] + length} of {frames}")
     meter, recent, waiting = Meter(), deque[np.ndarray](maxlen=length), deque(starts)
-    with VideoReader(video) as reader:
-        if len(reader) != len(repeated):
-            what = f"the video has {len(reader)} frames and its table {len(repeated)}"
-            raise DataError(what, file=video, cure="Run the stage normalized_video again.")
-        batches = reader.batches(BATCH, np.flatnonzero(~repeated))
-        pictures = (frame for batch in batches for frame in batch)
-        for number, again in enumerate(repeated.tolist(), 1):
-            if again:
-                meter.again()
-                recent.append(recent[-1])
-            else:
-                recent.append(next(pictures))
-                meter.add(recent[-1])
-            if waiting and waiting[0] + length == number:
-                start = waiting.popleft()
-                yield Seen(start, tuple(recent), meter.signal(start, number))
-                meter.forget(waiting[0] if waiting else number)
+    for number, again in enumerate(video.repeated.tolist(), 1):
+        if again:
+            meter.again()
+            recent.append(recent[-1])
+        else:
+            recent.append(next(video.pictures))
+            meter.add(recent[-1])
+        if waiting and waiting[0] + length == number:
+            start = waiting.popleft()
+            yield Seen(start, tuple(recent), meter.signal(start, number))
+            meter.forget(waiting[0] if waiting else number)
 
 
 def starts(n_frames: int, stride_s: float) -> list[int]:
@@ -67,3 +77,12 @@ def starts(n_frames: int, stride_s: float) -> list[int]:
     last = max(0, n_frames - CLIP_FRAMES)
     regular = (round(number * stride_s * FPS) for number in range(int(last / (stride_s * FPS)) + 2))
     return [*(start for start in regular if start < last), last]
+
+
+def _read(path: Path, repeated: np.ndarray) -> Iterator[np.ndarray]:
+    with VideoReader(path) as reader:
+        if len(reader) != len(repeated):
+            what = f"the video has {len(reader)} frames and its table {len(repeated)}"
+            raise DataError(what, file=path, cure="Run the stage normalized_video again.")
+        for batch in reader.batches(BATCH, np.flatnonzero(~repeated)):
+            yield from batch

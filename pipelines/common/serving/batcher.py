@@ -71,6 +71,11 @@ class Batcher(Generic[Model, Item, Result]):
             self._changed.notify()
         self._thread.join()
 
+    @property
+    def works(self) -> bool:
+        """Whether what is submitted is still scored."""
+        return self._thread.is_alive()
+
     def _run(self) -> None:
         while batch := self._next():
             self._score_all(batch)

@@ -59,11 +59,29 @@ class BearerToken:
         return scheme.lower() == "bearer" and hmac.compare_digest(given.encode("latin-1"), self.expected or b"")
 
 
-class BodyLimit:
-    """413 for a body of more than its route's limit, announced or streamed; the rest is not read."""
+class OwnPages:
+    """403 for what a browser sends for a page of another site: whoever looks at that page did not ask for it.
 
-    def __init__(self, app: ASGIApp, routes: Routes) -> None:
-        self.app, self.routes = app, routes
+    Browsers say so to https addresses and to this machine's own, where a service without a token listens.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        foreign = scope["type"] == "http" and Headers(scope=scope).get("sec-fetch-site") == "cross-site"
+        if not foreign or scope["method"] in ("GET", "HEAD"):
+            return await self.app(scope, receive, send)
+        sentence = "Pages of other sites may not use this service. Ask it from a program, or open its own page."
+        await RefusalError(403, "foreign_page", sentence).response()(scope, receive, send)
+
+
+class BodyLimit:
+    """413 for a body of more than its route's limit, announced or streamed; the rest is not read. 408 where no byte of
+    a body comes for `silent_s`: who says nothing holds a place that others wait for."""
+
+    def __init__(self, app: ASGIApp, routes: Routes, silent_s: float = 30) -> None:
+        self.app, self.routes, self.silent_s = app, routes, silent_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,27 +90,37 @@ class BodyLimit:
         limit = route.body_bytes if route else OTHERS
         announced = Headers(scope=scope).get("content-length", "0")
         read, size = 0, int(announced) if announced.isdecimal() else 0
+        silent = whole = False
 
-        async def counted() -> Message:
-            nonlocal read, size
-            message = await receive()
+        async def watched() -> Message:
+            nonlocal read, size, silent, whole
+            try:
+                message = await asyncio.wait_for(receive(), None if whole else self.silent_s)
+            except TimeoutError:
+                silent = True
+                return {"type": "http.disconnect"}
+            whole = not message.get("more_body")
             read += len(message.get("body", b""))
             size = max(size, read)
             return message if size <= limit else {"type": "http.disconnect"}
 
         async def unless_refused(message: Message) -> None:
-            if size <= limit:
+            if size <= limit and not silent:
                 await send(message)
 
         if size <= limit:
             try:
-                await self.app(scope, counted, unless_refused)
+                await self.app(scope, watched, unless_refused)
             except Exception:  # it was told that the client has gone, and may say so
-                if size <= limit:
+                if size <= limit and not silent:
                     raise
         if size > limit:
             sentence = f"The upload is larger than {limit // 2**20} MB. Cut the video, or code it smaller."
             refusal = RefusalError(413, "body", sentence, {"connection": "close"})
+            await refusal.response()(scope, receive, send)
+        elif silent:
+            sentence = f"No byte of the upload came for {self.silent_s:.0f} s. Send it again."
+            refusal = RefusalError(408, "silent", sentence, {"connection": "close"})
             await refusal.response()(scope, receive, send)
 
 

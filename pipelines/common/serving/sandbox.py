@@ -88,13 +88,23 @@ class Sandbox:
         return Job(self, task)
 
     def only(self, job: Job) -> Message:
-        """The message of a `job` that gives one; by a second process where the first one died."""
+        """The message of a `job` that gives one; by a second process where the first one died, DataError where that
+        one dies too: then it is the file."""
         try:
             (message,) = job.messages()
         except DiedError:
             metrics.RETRIED.inc()
-            (message,) = job.messages()
+            try:
+                (message,) = job.messages()
+            except DiedError as error:
+                cure = "Write it anew: ffmpeg -i <this file> new.mp4"
+                raise DataError(f"reading it killed two processes ({error})", cure=cure) from None
         return message
+
+    @property
+    def works(self) -> bool:
+        """Whether processes that end are still replaced."""
+        return self._keeper.is_alive()
 
     def stop(self) -> None:
         atexit.unregister(self.stop)
