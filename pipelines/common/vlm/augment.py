@@ -9,11 +9,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from pipelines.common.keyframes import Keyframes
 from pipelines.common.vlm.settings import AugmentSettings
 
+CORNERS = 4  # a side of the grid of colours
 MIN_SEGMENT = 5  # frames; as short as the choice of keyframes lets a segment be
 
 
@@ -28,7 +29,20 @@ def augment(frames: np.ndarray, settings: AugmentSettings, rng: np.random.Genera
         np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR, box)) for frame in frames
     ]
     mixed = np.stack(resized).astype(np.float32) @ matrix.T.astype(np.float32)
-    return np.clip(mixed, 0, 255).astype(np.uint8)
+    return _repainted(np.clip(mixed, 0, 255).astype(np.uint8), rng.uniform(0, settings.palette), rng)
+
+
+def _repainted(frames: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Every colour moved, near ones alike and far ones each for itself, so that wall, bench and clothes become others:
+    normal shifts of standard deviation `strength`, as a share of full brightness, at the corners of a grid in RGB."""
+    if not strength:
+        return frames
+    blue, green, red = np.meshgrid(*[np.linspace(0, 1, CORNERS)] * 3, indexing="ij")  # red changes fastest, as PIL asks
+    table = np.stack([red, green, blue], -1) + strength * rng.standard_normal((CORNERS,) * 3 + (3,))
+    lookup = ImageFilter.Color3DLUT(CORNERS, table.astype(np.float32).ravel().tolist())
+    count, height, width, _ = frames.shape
+    strip = Image.fromarray(frames.reshape(count * height, width, 3))
+    return np.array(strip.filter(lookup)).reshape(frames.shape)
 
 
 def renumber(keyframes: Keyframes, settings: AugmentSettings, rng: np.random.Generator) -> Keyframes:

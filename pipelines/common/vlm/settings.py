@@ -64,9 +64,10 @@ class AugmentSettings(Settings):
     crop: float = Field(default=0.1, ge=0, lt=0.5)  # of each side at most: a camera that someone has touched
     light: float = Field(default=0.25, ge=0, lt=1)  # relative brightness
     colour: float = Field(default=0.5, ge=0, lt=1)  # mixing of the colour channels: clothes, lamps, white balance
+    palette: float = Field(default=0.3, ge=0, lt=1)  # of a random smooth map of colours, at most: each thing by itself
     renumber: int = Field(default=10, ge=0)  # frames by which a bound is moved at most, or prompts are learned by heart
 
     @property
     def changes_pictures(self) -> bool:
         """Whether a clip looks different each time; `renumber` changes text alone."""
-        return any((self.crop, self.light, self.colour))
+        return any((self.crop, self.light, self.colour, self.palette))
