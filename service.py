@@ -158,8 +158,9 @@ def stored_models() -> list[StoredModel]:
 
 @bentoml.service(
     workers=1,  # one model in memory
-    # far beyond the deadlines of ROUTES, which also end the work; `max_concurrency` would refuse without Retry-After
-    traffic={"timeout": 3600},
+    # after the deadlines of ROUTES, which also end the work. No longer: until then BentoML keeps a timer and 5 kB of
+    # every request, also of those long answered. `max_concurrency` would refuse without Retry-After
+    traffic={"timeout": max(route.seconds for route in ROUTES.values()) + 60},
     http={"host": "127.0.0.1", "port": 8000},  # pyright: ignore[reportArgumentType]  # BentoML's own are 0.0.0.0, 3000
     logging={"access": {"enabled": False}},  # pyright: ignore[reportArgumentType]  # `RequestLog` has a line for each
     envs=[{"name": "BENTOML_DO_NOT_TRACK", "value": "True"}],
