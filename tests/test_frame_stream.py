@@ -1,5 +1,6 @@
 """Videos that are looked at once: the frames of the stages, without a file; limits, damage, and nothing left behind."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,32 @@ def test_a_damaged_video_is_refused_wherever_the_damage_is(kind, suffix, frames,
     assert bad.name in str(error.value)
 
 
+def test_a_picture_that_changes_its_size_midway_is_refused(tmp_path):
+    parts = [tmp_path / "small.ts", tmp_path / "large.ts"]
+    for part, size in zip(parts, ("160x120", "320x240"), strict=True):
+        run_ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r=25:d=1", "-c:v", "libx264", "-bf", "0", part)
+    both = tmp_path / "both.mkv"
+    run_ffmpeg("-i", f"concat:{parts[0]}|{parts[1]}", "-c", "copy", "-bsf:v", "setts=ts=N*40/TB/1000", both)
+    with pytest.raises(DataError, match="changes size or colours midway"):
+        streamed(both)
+
+
+def test_a_file_that_ffmpeg_crashes_on_is_a_bad_file(tmp_path):
+    source = make_source(tmp_path / "a.mp4", 200, "25", "-c:v", "libx264")
+
+    before = set(psutil.Process().children())
+
+    def crash() -> None:
+        with frame_stream(source, fps=25, size=336, limits=LIMITS) as (pictures, _):
+            next(pictures)
+            for child in set(psutil.Process().children()) - before:
+                child.send_signal(signal.SIGSEGV)
+
+    with pytest.raises(DataError, match="ffmpeg crashed on it") as raised:
+        crash()
+    assert type(raised.value) is DataError
+
+
 @pytest.mark.parametrize(
     ("changed", "what"),
     [
@@ -103,12 +130,14 @@ def test_what_is_over_a_limit_is_refused_before_anything_is_decoded(changed, wha
 def test_who_leaves_early_leaves_no_process(tmp_path):
     source = make_source(tmp_path / "a.mp4", 200, "25", "-c:v", "libx264")
 
+    before = set(psutil.Process().children())
+
     def leave_early() -> None:
         with frame_stream(source, fps=25, size=336, limits=LIMITS) as (pictures, _):
             next(pictures)
-            assert psutil.Process().children()
+            assert set(psutil.Process().children()) - before
             raise KeyError
 
     with pytest.raises(KeyError):
         leave_early()
-    assert not psutil.Process().children()
+    assert not set(psutil.Process().children()) - before

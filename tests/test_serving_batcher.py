@@ -102,7 +102,9 @@ def test_stopping_finishes_what_waits_and_takes_no_more(model: Model) -> None:
     _busy(model, batcher)
     waits = batcher.submit("m", "waits")
     threading.Timer(0.05, model.open.set).start()
+    assert batcher.works
     batcher.stop()
+    assert not batcher.works
     assert waits.result(0).value == "m:waits"
     with pytest.raises(RuntimeError, match="stopped"):
         batcher.submit("m", "late")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route as Place
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 
 from pipelines.common.serving import log
 from pipelines.common.serving.limits import Admission, BearerToken, BodyLimit, OwnPages, Pace, Route, Watch
@@ -74,6 +75,60 @@ def test_who_falls_silent_is_not_waited_for() -> None:
     silent = asyncio.run(use(0.6))
     assert silent.status_code == 408
     assert "No byte of the upload came" in silent.json()["error"]
+
+
+def test_a_deadline_holds_for_a_client_that_keeps_sending() -> None:
+    """Whatever the moment at which the time is up: the body's next bytes come as the work is ended."""
+
+    async def use() -> tuple[int, float]:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            await asyncio.sleep(0)
+            return {"type": "http.request", "body": b"x", "more_body": True}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        routes = {"/work": Route(body_bytes=2**40, seconds=0.05, at_once=2)}
+        scope = {"type": "http", "method": "POST", "path": "/work", "headers": [], "query_string": b""}
+        began = time.monotonic()
+        work = Watch(BodyLimit(_app(_size), routes), routes)(scope, receive, send)
+        await asyncio.wait_for(work, 10)
+        return sent[0]["status"], time.monotonic() - began
+
+    for _ in range(10):
+        status, took = asyncio.run(use())
+        assert status == 504
+        assert took < 5
+
+
+def test_who_is_answered_already_may_be_silent() -> None:
+    async def early(request: Request) -> StreamingResponse:
+        async def lines() -> AsyncIterator[bytes]:
+            for _ in range(4):
+                yield b"line"
+                await asyncio.sleep(0.1)
+
+        return StreamingResponse(lines())
+
+    async def use() -> list[Message]:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            await asyncio.sleep(30)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/other", "headers": [], "query_string": b""}
+        await BodyLimit(_app(early), ROUTES, silent_s=0.2)(scope, receive, send)
+        return sent
+
+    sent = asyncio.run(use())
+    assert [message["type"] for message in sent].count("http.response.start") == 1
+    assert b"".join(message.get("body", b"") for message in sent) == b"line" * 4
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -114,6 +115,31 @@ def test_what_hangs_is_ended_with_all_that_it_started(hasty: Sandbox, tmp_path: 
 def test_a_killed_process_is_tried_again_once(sandbox: Sandbox, tmp_path: Path) -> None:
     message, _ = sandbox.only(sandbox.job({"do": "dies_once", "mark": str(tmp_path / "mark")}))
     assert message["text"] == "second"
+
+
+def test_it_tells_that_no_process_can_be_started(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, real = (
+        Sandbox(sandbox_work.work, LIMITS, processes=1, preload=["sandbox_work"], name="test-starting"),
+        module._Process,
+    )
+    full = threading.Event()
+    full.set()
+
+    def start(*arguments: Any) -> module._Process:
+        if full.is_set():
+            raise OSError("no more processes")
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "_Process", start)
+    made.start()
+    try:
+        wait_until(lambda: not made.works)
+        full.clear()
+        wait_until(lambda: made.works)
+        assert made.only(made.job({"do": "echo", "text": "well"}))[0]["text"] == "well"
+    finally:
+        made.stop()
+    assert not made.works
 
 
 def test_a_process_killed_while_it_waits_costs_nothing(sandbox: Sandbox) -> None:

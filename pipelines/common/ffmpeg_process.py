@@ -6,6 +6,7 @@ Belongs here: the process and its log. What ffmpeg is asked to do (`media`) does
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +23,7 @@ from pipelines.common.orphans import bound_to_caller
 
 _LINE = re.compile(r"((?:\[[^\]]+ @ 0x[0-9a-f]+\] )*)\[(\w+)\] (.*)")  # who speaks, how bad, what
 _DECODED = re.compile(r"Input stream .* (\d+) frames decoded; \d+ decode errors")
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # nobody else sends these
 _NO_MEMORY = "Cannot allocate memory"
 _WRITING = re.compile(r"\[(out#|vost#|fc#|vf#|enc:|libx264)|opening output|No space left")
 
@@ -111,13 +113,16 @@ class FfmpegProcess:
     def check_written(self, target: Path) -> None:
         """After the end: SetupError where ffmpeg was killed or could not write `target`.
 
-        DataError where it did not get the memory that it asked for: a limit was set on what one file may take.
+        DataError where it crashed on its source, or did not get the memory that it asked for: a limit was set on what
+        one file may take.
         """
         code = self._popen.returncode
         if _NO_MEMORY in (self.first_complaint or ""):
             raise DataError(
                 "it takes more memory to read than one file may take", file=self._source, cure="Scale it down."
             )
+        if -code in _CRASHES and self._source:
+            raise DataError(f"ffmpeg crashed on it (signal {-code})", file=self._source, cure="Leave it out.")
         if code < 0:
             cure = "Free memory, or see who ended it; then run again."
             raise SetupError(f"ffmpeg was ended by signal {-code}", file=target, cure=cure)

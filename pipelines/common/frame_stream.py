@@ -18,6 +18,8 @@ from pipelines.common.ffmpeg_process import FfmpegProcess, file_input
 from pipelines.common.frame_times import check_gaps, hold_mapping
 from pipelines.common.media import MEND, Probe, check_decoded, probe, stretching
 
+_AGAIN = "non monotonically increasing dts"
+
 
 @dataclass(frozen=True)
 class StreamLimits:
@@ -37,9 +39,10 @@ def frame_stream(
     """The pictures of a video at `fps` frames a second, uint8 (size, size, 3) each, and `repeated`, bool (n,), that
     says of each of its n frames if it shows the picture before it: there are as many pictures as frames that do not.
 
-    The frames are those that `media.transcode` would write, without the losses of a codec; of them the first `frames`
-    where that is given. All of the file is decoded, also then: DataError at the end of the block for a file that is
-    not whole. DataError at its beginning for one that is no video or over a limit.
+    The frames are those that `media.transcode` would write, without the losses of a codec and without its check that
+    they are decoded in the order of their times; of them the first `frames` where that is given. All of the file is
+    decoded, also then: DataError at the end of the block for a file that is not whole, or whose picture changes its
+    size. DataError at its beginning for one that is no video or over a limit.
     """
     found = probe(source)
     check_gaps(found.times_s, source, limits.longest_gap_s)
@@ -90,6 +93,8 @@ def _pictures(source: Path, n_source: int, numbers: np.ndarray, size: int) -> Ge
                 following = next(wanted, None)
                 yield np.frombuffer(data, np.uint8).reshape(size, size, 3)
     process.check_written(source)
+    if _AGAIN in (process.first_complaint or ""):  # frames were counted from 0 once more: the filters were set up anew
+        raise DataError("its picture changes size or colours midway", file=source, cure=MEND)
     check_decoded(process, source, n_source)
     if following is not None:
         raise DataError(f"frame {following} of {n_source} is never shown", file=source, cure=MEND)

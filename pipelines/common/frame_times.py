@@ -76,7 +76,7 @@ def check_gaps(times_s: np.ndarray, source: Path, longest_s: float) -> None:
     if len(steps) and steps.max() > longest_s:
         frame = int(steps.argmax()) + 1
         what = f"no frame for {steps.max():.0f} s before this one, more than {longest_s:.0f} s"
-        raise DataError(what, file=source, where=f"frame {frame}", cure="Mend its time, or raise longest_gap_s.")
+        raise DataError(what, file=source, where=f"frame {frame}", cure="Mend its time; longest_gap_s is a setting.")
 
 
 def check_shown(shown: np.ndarray, times_s: np.ndarray, fps: float, tolerance_s: float, source: Path) -> None:

@@ -36,7 +36,7 @@ LIMITS = Limits(
     seconds=45,  # less than a request has, so that whoever sent the file hears what was wrong with it
     cpu_seconds=40,  # a minute of full HD takes ten
     memory_bytes=2 * 2**30,  # 4K takes half of it
-    file_bytes=2**20,  # none is written
+    file_bytes=512 * 2**20,  # none is written; but what is said may go to the end of a long log
 )
 # what a process has imported before its work comes
 PRELOAD = [__name__, "pipelines.common.frame_stream", "pipelines.openpack.windows"]
@@ -44,7 +44,7 @@ WINDOWS_LIMITS = Limits(
     seconds=14 * 60,  # as above: a minute less than the request has
     cpu_seconds=12 * 60,  # half an hour of full HD takes five minutes for all its windows
     memory_bytes=2 * 2**30,
-    file_bytes=2**20,
+    file_bytes=512 * 2**20,
 )
 NICE = 10  # of processes that look at long videos: those who wait for one answer come first
 JPEG_QUALITY = 85

@@ -90,22 +90,28 @@ class BodyLimit:
         limit = route.body_bytes if route else OTHERS
         announced = Headers(scope=scope).get("content-length", "0")
         read, size = 0, int(announced) if announced.isdecimal() else 0
-        silent = whole = False
+        silent = whole = began = False
 
         async def watched() -> Message:
             nonlocal read, size, silent, whole
             try:
-                message = await asyncio.wait_for(receive(), None if whole else self.silent_s)
+                # not `wait_for`, which can swallow that `Watch` ends the work: github.com/python/cpython/issues/86296
+                async with asyncio.timeout(None if whole else self.silent_s):
+                    message = await receive()
             except TimeoutError:
-                silent = True
-                return {"type": "http.disconnect"}
+                if not began:
+                    silent = True
+                    return {"type": "http.disconnect"}
+                message = await receive()  # who has an answer already only listens for the end
             whole = not message.get("more_body")
             read += len(message.get("body", b""))
             size = max(size, read)
             return message if size <= limit else {"type": "http.disconnect"}
 
         async def unless_refused(message: Message) -> None:
+            nonlocal began
             if size <= limit and not silent:
+                began = True
                 await send(message)
 
         if size <= limit:

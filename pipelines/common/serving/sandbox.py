@@ -74,6 +74,7 @@ class Sandbox:
         self._idle: SimpleQueue[_Process] = SimpleQueue()
         self._places = Semaphore(processes)
         self._stopping, self._numbers = Event(), itertools.count()
+        self._starting_fails = False
         self._keeper = Thread(target=self._keep, name=f"{name}-keeper", daemon=True)
         self._scratch = Path()
 
@@ -103,8 +104,8 @@ class Sandbox:
 
     @property
     def works(self) -> bool:
-        """Whether processes that end are still replaced."""
-        return self._keeper.is_alive()
+        """Whether processes that end are replaced: not once the keeper has ended, nor while none can be started."""
+        return self._keeper.is_alive() and not self._starting_fails
 
     def stop(self) -> None:
         atexit.unregister(self.stop)
@@ -156,10 +157,12 @@ class Sandbox:
                 with _PATHS, _importable():
                     forkserver.ensure_running()
                 self._idle.put(_Process(self._context, self._work, self.limits))
+                self._starting_fails = False
             except (
                 OSError,
                 EOFError,
             ) as error:  # no memory, no process number, a fork server that ended so: it may pass
+                self._starting_fails = True
                 log.say("no_process", error=str(error))
                 self._places.release()
                 self._stopping.wait(1)
