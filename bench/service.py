@@ -148,7 +148,8 @@ def _stored(folder: Path, home: Path) -> Path:
     _write_model(base, adapter)
     calibration = Calibration(transitions=count_transitions([], OPENPACK))
     settings = load_settings(preset=TINY)
-    settings = BundleSettings(keyframes=settings.keyframes, evaluation=settings.evaluation)
+    once = settings.evaluation.model_copy(update={"views": 1})  # the plain handler looks at a clip once, too
+    settings = BundleSettings(keyframes=settings.keyframes, evaluation=once)
     data = [{"source": "none", "view": "none"}]
     grammar = learn([[Stretch(one.id, 0, CLIP_FRAMES) for one in OPENPACK.operations]], OPENPACK)  # of any order
     write_bundle(base, adapter, folder / "bundle", settings, calibration, grammar, data)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from pipelines.common.orphans import end_with_parent
+from pipelines.common.threads import one_thread
 
 T = TypeVar("T")
 
@@ -43,6 +44,7 @@ class Ahead(Generic[T]):
 def _start(maker: Callable[[], Callable[[int], object]]) -> None:
     global _make
     end_with_parent()
+    one_thread()
     _make = maker()
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from pipelines.common.files import (
     write_json,
 )
 from pipelines.common.orphans import end_with_parent
+from pipelines.common.threads import one_thread
 
 RECORD = "record.json"
 
@@ -153,16 +153,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 def _start_worker() -> None:
     end_with_parent()
-    _one_thread()
-
-
-def _one_thread() -> None:
-    """A worker a core leaves no core for numpy's own threads, which wait for each other in a busy loop: with them
-    cutting clips took more than twice as long."""
-    from threadpoolctl import threadpool_limits
-
-    import_module("numpy")  # only what is loaded can be limited
-    threadpool_limits(1)
+    one_thread()
 
 
 def _one(item: Item, work: Work, out: Path, recipe: str) -> Record:

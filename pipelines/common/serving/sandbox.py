@@ -34,6 +34,7 @@ import psutil
 from pipelines.common.errors import DataError, SetupError
 from pipelines.common.orphans import bind_group, end_group, end_with_parent
 from pipelines.common.serving import log, metrics
+from pipelines.common.threads import one_thread
 
 Message = tuple[dict[str, Any], bytes]
 Work = Callable[[dict[str, Any]], Iterator[Message]]
@@ -302,6 +303,7 @@ def _serve(line: Connection, work: Work, limits: dict[str, Any]) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     bind_group()
     end_with_parent()
+    one_thread()
     most = Limits(**limits)
     # data and not address space: what is mapped and never touched costs nothing, and libraries map much
     for kind, limit in ((_DATA, most.memory_bytes), (_FSIZE, most.file_bytes), (_CORE, 0)):
