@@ -204,7 +204,7 @@ class EvaluationSettings(Settings):
     clips: int = 30  # the brief's: the first by clip id
     operations: int = 2  # candidates for which spans and next operations are scored
     # ways in which each clip is looked at, their posteriors averaged: the picture as it is, then with changes. Each
-    # takes the time of one; six raised validation figures of the embedded model a little
+    # takes the time of one; what three are worth to the embedded model stands in its preset
     views: int = Field(default=1, ge=1)
     augment: AugmentSettings = AugmentSettings()  # of these views: training's own, which the model has learned to bear
     # validation clips at most, spread over the split: three numbers are chosen on them; 0 leaves answers uncalibrated
