@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from pipelines.common.frame_times import check_gaps, hold_mapping
 from pipelines.common.media import MEND, Probe, check_decoded, probe, stretching
 
 _AGAIN = "non monotonically increasing dts"
+_NO_PATH = "code 3074"  # zscale's: no path between colorspaces, or an invalid definition of one
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,24 @@ def _check_limits(found: Probe, seconds: float, source: Path, limits: StreamLimi
 
 def _pictures(source: Path, n_source: int, numbers: np.ndarray, size: int) -> Generator[np.ndarray, None, None]:
     """The source frames of these `numbers`, int64 (m,), increasing; all `n_source` of them are decoded."""
+    shown = 0
+    try:
+        for picture in _decoded(source, n_source, numbers, size):
+            shown += 1
+            yield picture
+    except DataError as error:
+        if shown or _NO_PATH not in error.what:
+            raise
+        # a matrix that ffmpeg names and cannot convert from: read as the usual one, which is a few grey levels off
+        yield from _decoded(source, n_source, numbers, size, ("setparams", {"colorspace": "unknown"}))
+
+
+def _decoded(
+    source: Path, n_source: int, numbers: np.ndarray, size: int, *first: tuple[str, dict[str, Any]]
+) -> Generator[np.ndarray, None, None]:
+    """The same, after the filters `first`."""
     video = file_input(threads=1)["V:0"].filter("select", f"lt(n,{numbers[-1] + 1})")  # what is not shown is not scaled
-    for name, options in stretching(size):
+    for name, options in (*first, *stretching(size)):
         video = video.filter(name, **options)
     # counted instead of timed: raw video keeps no times, and ffmpeg would complain of those that fall on one tick
     video = video.filter("settb", "1/25").filter("setpts", "N")
