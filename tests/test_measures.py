@@ -9,7 +9,9 @@ from toy_vlm import answer, make, question
 
 from pipelines.common.vlm.encode import IGNORED
 from pipelines.common.vlm.features import VisionFeatures
+from pipelines.common.vlm.load import linear_patches
 from pipelines.common.vlm.lora import put_lora
+from pipelines.common.vlm.muon import Muon
 from pipelines.common.vlm.settings import LoraSettings
 from pipelines.common.vlm.train import fit, loss_sum
 
@@ -137,6 +139,32 @@ def test_parts_by_length_have_less_padding_and_the_same_loss_and_weights(tmp_pat
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-4)
     for name, weight in ends[0][1].items():
         torch.testing.assert_close(weight, ends[1][1][name], atol=1e-3, rtol=1e-2)
+
+
+def test_muon_takes_the_steps_of_torchs_own():
+    torch.manual_seed(0)
+    mine = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 16), (16, 8), (8, 16), (4, 4))]
+    theirs = [torch.nn.Parameter(weight.detach().clone()) for weight in mine]
+    options = {"lr": 0.1, "weight_decay": 0.01}
+    ours, other = Muon(mine, **options), torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **options)
+    for _ in range(3):
+        for one, same in zip(mine, theirs, strict=True):
+            one.grad = torch.randn(one.shape)
+            same.grad = one.grad.clone()
+        ours.step()
+        other.step()
+    for one, same in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, same, atol=1e-2, rtol=1e-2)  # products of bf16, summed in another order
+
+
+def test_patches_by_a_product_are_patches_by_a_convolution():
+    vlm, asked = make(), question(1)
+    batch = vlm.encoder.collate(vlm.encoder.encode([asked]))
+    with torch.inference_mode():
+        before = vlm.model(**batch).logits
+        linear_patches(vlm.model)
+        assert "forward" in vars(vlm.model.model.visual.patch_embed)
+        torch.testing.assert_close(vlm.model(**batch).logits, before)
 
 
 def test_muon_learns_and_resumes_bit_for_bit(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pipelines.common.vlm.muon import Muon
 from pipelines.common.vlm.settings import LoopSettings
 
 BETAS = (0.9, 0.98)
@@ -57,8 +58,7 @@ def make_optimiser(weights: Sequence[torch.nn.Parameter], settings: LoopSettings
         from bitsandbytes.optim.adamw import AdamW8bit
 
         return Optimisers(AdamW8bit(weights, betas=BETAS, **options))
-    # "match_rms_adamw": steps as large as AdamW's, so that one learning rate serves both (Moonshot, arXiv 2502.16982)
     fit = [one.ndim == 2 and min(one.shape) <= WIDEST for one in weights]
     matrices, rest = ([one for one, fits in zip(weights, fit, strict=True) if fits is kind] for kind in (True, False))
-    muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **options)
+    muon = Muon(matrices, **options)
     return Optimisers(muon, torch.optim.AdamW(rest, betas=BETAS, **options)) if rest else Optimisers(muon)
