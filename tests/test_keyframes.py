@@ -91,11 +91,40 @@ def test_as_many_flags_as_frames_are_needed():
         signal_of(film((1, 33)), np.zeros(32, bool))
 
 
-@pytest.mark.parametrize("changes", [(30, 62, 100), (11, 50, 61), (5, 10, 120)])
+@pytest.mark.parametrize("changes", [(30, 62, 100), (14, 50, 64), (12, 24, 113)])
 def test_entropy_cuts_where_the_picture_changed_for_good(changes):
     low, middle, high = changes
     frames = film((1, low), (2, middle - low), (3, high - middle), (4, 125 - high))
     assert choose(signal_of(frames), KeyframeSettings()).bounds == (0, low, middle, high, 125)
+
+
+def passages(large: int, small: int) -> np.ndarray:
+    """A still picture that goes over into another within six frames on either side of `large`, and around `small` once
+    more, in its corner only."""
+    shares = np.clip((np.arange(125)[:, None] - np.array([large, small]) + 6) / 12, 0, 1)
+    first, second = (picture(seed).astype(float) for seed in (1, 2))
+    third = second.copy()
+    third[:8, :16] = picture(9)[:8, :16]
+    steps = np.stack([second - first, third - second])
+    return (first + np.einsum("nm,mhwc->nhwc", shares, steps)).astype(np.uint8)
+
+
+def test_a_passage_is_cut_in_its_middle_and_is_no_segment_of_its_own():
+    signal = signal_of(passages(35, 85))
+    bounds = choose(signal, KeyframeSettings(anchors=3)).bounds
+    assert np.abs(np.array(bounds) - [0, 35, 85, 125]).max() <= 2
+    without = choose(signal, KeyframeSettings(anchors=3, min_segment=5, passage=0)).bounds
+    assert without[2] < 50  # both cuts are spent on the large one
+
+
+def test_no_passage_is_shown():
+    for pair in choose(signal_of(passages(35, 85)), KeyframeSettings(anchors=3)).pairs:
+        assert all(abs(frame - middle) > 4 for frame in pair for middle in (35, 85))
+
+
+def test_a_short_video_is_divided_into_shorter_segments():
+    frames = film((1, 6), (2, 6), (3, 7), (4, 6))
+    assert choose(signal_of(frames), KeyframeSettings()).bounds == (0, 6, 12, 19, 25)
 
 
 def test_motion_cuts_where_the_pace_changed():
@@ -114,21 +143,29 @@ def test_a_gesture_that_repeats_moves_no_cut():
 
 
 def test_the_division_is_the_best_of_all():
-    signal = random_signal(5, 22, 0.0)
+    signal, chosen = (
+        random_signal(5, 26, 0.0),
+        KeyframeSettings(anchors=3, min_segment=6, passage=2, passage_weight=0.2),
+    )
+
+    def fit(low: int, high: int) -> float:
+        part = signal.entropy[low:high]
+        return ((part - part.mean(0)) ** 2).sum()
 
     def cost(bounds: tuple[int, ...]) -> float:
-        parts = [signal.entropy[low:high] for low, high in pairwise(bounds)]
-        return sum(((part - part.mean(0)) ** 2).sum() for part in parts)
+        inner = [(low + 2 * (low > 0), high - 2 * (high < 26)) for low, high in pairwise(bounds)]
+        return sum(0.8 * fit(*one) + 0.2 * fit(*whole) for one, whole in zip(inner, pairwise(bounds), strict=True))
 
-    every = [(0, *cuts, 22) for cuts in combinations(range(1, 22), 2)]
-    allowed = [bounds for bounds in every if np.diff(bounds).min() >= 4]
-    assert choose(signal, KeyframeSettings(anchors=3, min_segment=4)).bounds == min(allowed, key=cost)
+    every = [(0, *cuts, 26) for cuts in combinations(range(1, 26), 2)]
+    allowed = [bounds for bounds in every if np.diff(bounds).min() >= 6]
+    assert choose(signal, chosen).bounds == min(allowed, key=cost)
 
 
 def test_the_shown_pair_is_the_most_typical_of_its_segment():
     signal = random_signal(2, 125, 0.0)
-    keyframes = choose(signal, KeyframeSettings())
-    for (low, high), pair in zip(keyframes.segments, keyframes.pairs, strict=True):
+    keyframes = choose(signal, KeyframeSettings(passage=3))
+    for (start, end), pair in zip(keyframes.segments, keyframes.pairs, strict=True):
+        low, high = start + 3 * (start > 0), end - 3 * (end < 125)
         distance = ((signal.entropy[low:high] - signal.entropy[low:high].mean(0)) ** 2).sum(1)
         assert low + distance.argmin() in pair
         assert pair[1] == pair[0] + 1

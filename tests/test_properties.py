@@ -20,7 +20,7 @@ from hypothesis.extra.numpy import arrays
 from pipelines.common.errors import DataError
 from pipelines.common.frame_times import hold_mapping
 from pipelines.common.intervals import iou, length
-from pipelines.common.keyframes import KeyframeSettings, Method, Signal, choose
+from pipelines.common.keyframes import SHORTEST, KeyframeSettings, Method, Signal, choose
 from pipelines.openpack.annotations import COLUMNS, COLUMNS_1HZ, Timeline, read_operations
 from pipelines.openpack.loader import indices, order
 
@@ -158,13 +158,13 @@ def signals(draw) -> Signal:
     return Signal(draw(values), draw(values), fresh)
 
 
-@given(signals(), st.sampled_from(get_args(Method)), st.integers(2, 6), st.integers(2, 8))
+@given(signals(), st.sampled_from(get_args(Method)), st.integers(2, 6), st.integers(SHORTEST, 20), st.integers(0, 8))
 @settings(max_examples=300, deadline=None)
 def test_a_clip_is_divided_without_gap_and_each_pair_lies_in_its_part(
-    signal: Signal, method: Method, anchors: int, least: int
+    signal: Signal, method: Method, anchors: int, least: int, passage: int
 ):
-    wanted = KeyframeSettings(method=method, anchors=anchors, min_segment=least)
-    if len(signal) < anchors * least:
+    wanted = KeyframeSettings(method=method, anchors=anchors, min_segment=least, passage=passage)
+    if len(signal) < anchors * SHORTEST:
         with pytest.raises(DataError, match="too few"):
             choose(signal, wanted)
         return
@@ -174,7 +174,7 @@ def test_a_clip_is_divided_without_gap_and_each_pair_lies_in_its_part(
     for (low, high), (first, second) in zip(chosen.segments, chosen.pairs, strict=True):
         assert low <= first <= second < high
         if method in ("entropy", "motion"):
-            assert high - low >= least
+            assert high - low >= min(least, len(signal) // anchors)
 
 
 # --- the order of training ---

@@ -5,6 +5,8 @@ each segment: its most typical one. The division is the optimal piecewise-consta
 programming: Bellman 1961, "On the approximation of curves by line segments using dynamic programming") of a signal
 that has one value a cell of a grid: the Shannon entropy of the grey values (method `entropy`) or the motion magnitude
 (`motion`). A lasting change (another place, another thing on the bench) moves a cut; a gesture that repeats does not.
+Frames near a cut count little for the fit: going over from one state to the next takes time, and would otherwise be a
+segment of its own, with two cuts beside the boundary and none at it.
 `stride` takes the frame richest in entropy from windows of fixed stride that overlap; `uniform` is evenly spaced and
 exists as a control arm only.
 
@@ -27,6 +29,7 @@ from pipelines.common.errors import DataError
 from pipelines.common.settings import Settings
 
 LEVELS = 256  # of an 8-bit grey
+SHORTEST = 5  # frames of a segment, where a video is too short for longer ones
 
 Method = Literal["entropy", "motion", "stride", "uniform"]
 
@@ -36,7 +39,11 @@ class KeyframeSettings(Settings):
 
     method: Method = "entropy"
     anchors: int = Field(default=4, ge=2)  # pairs shown: 4 × 2 frames × 72 tokens = 576 tokens in Qwen2-VL
-    min_segment: int = Field(default=5, ge=2)  # frames; a shorter stretch (0.2 s) is a gesture, not a state
+    # frames; a shorter stretch (half a second) is a gesture or a passage, not a state. Of a video that has not so many
+    # for each segment, an equal share
+    min_segment: int = Field(default=12, ge=SHORTEST)
+    passage: int = Field(default=5, ge=0)  # frames on either side of a cut that count as `passage_weight` of one
+    passage_weight: float = Field(default=0.1, gt=0, lt=1)  # not 0, or a sudden change could be cut anywhere near it
     window_share: float = Field(default=0.4, gt=0, le=1)  # `stride`: a window's share of the clip; > 1/anchors overlaps
 
 
@@ -155,18 +162,21 @@ def choose(signal: Signal, settings: KeyframeSettings) -> Keyframes:
 
     Raises DataError where the clip has fewer frames than the segments need.
     """
-    n, least = len(signal), settings.anchors * settings.min_segment
-    if n < least:
+    n, fewest = len(signal), settings.anchors * SHORTEST
+    if n < fewest:
         raise DataError(
-            f"{n} frames are too few for {settings.anchors} segments of at least {settings.min_segment} frames",
-            cure=f"Give a clip of at least {least} frames ({least / 25:.1f} s at 25 fps).",
+            f"{n} frames are too few for {settings.anchors} segments of at least {SHORTEST} frames",
+            cure=f"Give a clip of at least {fewest} frames ({fewest / 25:.1f} s at 25 fps).",
         )
+    least = min(settings.min_segment, n // settings.anchors)
     if settings.method in ("entropy", "motion"):
         values = signal.entropy if settings.method == "entropy" else signal.motion
-        bounds = _optimal_bounds(values, settings.anchors, settings.min_segment)
-        anchors = [_most_typical(values, low, high) for low, high in pairwise(bounds)]
+        passage = min(settings.passage, (least - 1) // 2)
+        cost = _costs_with_passages(values, least, passage, settings.passage_weight)
+        bounds = _optimal_bounds(cost, settings.anchors)
+        anchors = [_most_typical(values, *_inner(low, high, passage, n)) for low, high in pairwise(bounds)]
     else:
-        anchors = _uniform(n, settings.anchors) if settings.method == "uniform" else _stride(signal, settings)
+        anchors = _uniform(n, settings.anchors) if settings.method == "uniform" else _stride(signal, settings, least)
         bounds = [0, *((a + b + 1) // 2 for a, b in pairwise(anchors)), n]
     parts = zip(anchors, bounds[:-1], bounds[1:], strict=True)
     return Keyframes(tuple(bounds), tuple(_neighbours(signal.fresh, *part) for part in parts))
@@ -199,19 +209,34 @@ def _cell_motion(grey: np.ndarray, before: np.ndarray, settings: SignalSettings)
     return _cells(difference, settings.grid).mean((1, 3)).ravel()
 
 
-def _optimal_bounds(values: np.ndarray, segments: int, least: int) -> list[int]:
-    """Bounds [0, …, n] of the partition with the smallest squared error; (n, cells) values."""
-    n = len(values)
-    cost = _segment_costs(values.astype(np.float64), least)
+def _optimal_bounds(cost: np.ndarray, segments: int) -> list[int]:
+    """Bounds [0, …, n] of the partition with the smallest sum of `cost`, float64 (n + 1, n + 1), of [s, e)."""
     best, choices = cost[0].copy(), []  # best[e]: cheapest division of [0, e) so far
     for _ in range(segments - 1):
         total = best[:, None] + cost  # [s, e]: what came before s, then one segment [s, e)
         choices.append(total.argmin(0))
         best = total.min(0)
-    bounds = [n]
+    bounds = [len(cost) - 1]
     for choice in reversed(choices):
         bounds.append(int(choice[bounds[-1]]))
     return [0, *reversed(bounds)]
+
+
+def _costs_with_passages(values: np.ndarray, least: int, passage: int, weight: float) -> np.ndarray:
+    """As `_segment_costs`, but what a segment costs without the `passage` frames at each of its inner ends, and
+    `weight` of what it costs with them. Segments longer than two passages only, which `least` sees to."""
+    n, whole = len(values), _segment_costs(values.astype(np.float64), least)
+    if not passage:
+        return whole
+    edges = np.arange(n + 1)
+    lows, highs = np.where(edges, edges + passage, 0), np.where(edges < n, edges - passage, n)
+    inner = _segment_costs(values.astype(np.float64), 1)[lows.clip(0, n)[:, None], highs.clip(0, n)[None, :]]
+    return np.where(np.isfinite(whole), (1 - weight) * inner + weight * whole, np.inf)
+
+
+def _inner(low: int, high: int, passage: int, n: int) -> tuple[int, int]:
+    """A segment without the passages at those of its ends that are cuts."""
+    return low + passage * (low > 0), high - passage * (high < n)
 
 
 def _segment_costs(values: np.ndarray, least: int) -> np.ndarray:
@@ -237,14 +262,14 @@ def _uniform(n: int, anchors: int) -> list[int]:
     return [int((i + 0.5) * n / anchors) for i in range(anchors)]
 
 
-def _stride(signal: Signal, settings: KeyframeSettings) -> list[int]:
+def _stride(signal: Signal, settings: KeyframeSettings, least: int) -> list[int]:
     """The frame richest in entropy of each window; strictly increasing although windows overlap."""
     n, width = len(signal), round(len(signal) * settings.window_share)
     richness, anchors = signal.entropy.sum(1), []
     for i in range(settings.anchors):
         start = round(i * (n - width) / (settings.anchors - 1))
-        low = max(start, anchors[-1] + settings.min_segment if anchors else 0)
-        high = max(low + 1, min(start + width, n - settings.min_segment * (settings.anchors - 1 - i)))
+        low = max(start, anchors[-1] + least if anchors else 0)
+        high = max(low + 1, min(start + width, n - least * (settings.anchors - 1 - i)))
         anchors.append(low + int(richness[low:high].argmax()))
     return anchors
 
