@@ -116,7 +116,7 @@ def rows(vlm: Vlm, case: Case) -> list[Encoded]:
     """Samples with as many tokens of text as Qwen2 makes of the packing prompt, filled up with one letter."""
     step = Step(frames=case.frames)
     text = step.instruction_tokens + case.frames // 2 * step.line_tokens
-    answers = [Answer("E", 0, 62, "F").text()] * case.batch
+    answers = [Answer(("E", "E", "F", "F"), "G").text()] * case.batch
     (filler,) = vlm.encoder.ids("x")
     made = []
     for row in vlm.encoder.encode(questions(case.batch, case.frames), answers):

@@ -33,10 +33,10 @@ USER = "U0107"
 SEEDS = tuple(range(201, 209))
 
 
-def drawn(seed: int, root: Path) -> list[Sample]:
-    """The clips of one session of the validation worker as another seed draws them."""
+def drawn(seed: int, root: Path, scale: float) -> list[Sample]:
+    """The clips of one session of the validation worker as another seed draws them, durations as `scale` asks."""
     raw, video, cut = (root / stage / USER for stage in ("raw_session", "normalized_video", "clips"))
-    SimulatedSource(SimulationSettings(seed=seed, sessions=1)).fetch(USER, raw, workers=1)
+    SimulatedSource(SimulationSettings(seed=seed, sessions=1, duration_scale=scale)).fetch(USER, raw, workers=1)
     normalise.run_user(USER, raw, video, NormaliseSettings(), workers=1)
     clips.run_user(USER, video, raw, cut, ClipSettings(), KeyframeSettings(), workers=1)
     write_shards(root / "clips", root / "shards", ShardSettings())
@@ -60,12 +60,13 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="folder of the stage base_model")
     parser.add_argument("--adapter", type=Path, required=True, help="folder of the stage adapter")
     parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
-    parser.add_argument("--views", type=int, nargs="*", default=[1, 3])
+    parser.add_argument("--views", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--duration-scale", type=float, default=1.0, help="of the published medians")
     arguments = parser.parse_args()
     taxonomy, samples = Taxonomy.read(arguments.adapter / LABELS), []
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            samples += drawn(seed, Path(folder))
+            samples += drawn(seed, Path(folder), arguments.duration_scale)
     for views in arguments.views:
         settings = load_settings().evaluation.model_copy(update={"views": views})
         predictor = Predictor.load(arguments.base, arguments.adapter, taxonomy, settings)

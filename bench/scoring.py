@@ -19,7 +19,7 @@ from pipelines.openpack.prompt import instruction
 from pipelines.openpack.taxonomy import OPENPACK
 
 CODES, INSTRUCTION = OPENPACK.codes, instruction(OPENPACK)
-CLIPS, ROUNDS = 8, 3
+CLIPS, ROUNDS, HYPOTHESES = 8, 3, 8
 BOUNDS, PAIRS = (0, 30, 60, 90, 125), ((10, 11), (40, 42), (70, 71), (100, 102))
 
 
@@ -36,16 +36,18 @@ def run() -> dict[str, Any]:
     for _ in range(CLIPS):
         videos = tuple(rng.integers(0, 255, (2, 84, 84, 3), dtype=np.uint8) for _ in PAIRS)
         asked.append(Question(videos, BOUNDS, PAIRS, INSTRUCTION))
-    ours = _rate(lambda: score(vlm, asked, CODES, operations=2))
+    ours = _rate(lambda: score(vlm, asked, CODES, hypotheses=HYPOTHESES))
     other = _rate(lambda: [_naive(vlm, question) for question in asked])
     return {"ours": ours, "other": other, "unit": "clips/s", "ratio": round(ours / other, 2)}
 
 
 def _naive(vlm: Vlm, question: Question) -> None:
-    """The same candidates, each as a whole sequence with its prompt: all codes, then spans and next for two of them."""
-    head, start, end, following, _ = ANSWER_PHRASES
-    spans = [(low, high) for i, low in enumerate(BOUNDS) for high in BOUNDS[i + 1 :]]
-    texts = [head] + [f"{head}{code}{start}{low}{end}{high}{following}" for code in CODES[:2] for low, high in spans]
+    """The same candidates, each as a whole text with its prompt: every sequence that is followed, stretch by stretch,
+    and what comes after it."""
+    first, and_, to_next, _ = ANSWER_PHRASES
+    kept, texts = CODES[:HYPOTHESES], [first]
+    for place, phrase in enumerate((*[and_] * (len(PAIRS) - 1), to_next), 1):
+        texts += [first + and_.join([code] * place) + phrase for code in kept]
     (row,) = vlm.encoder.encode([question])
     with torch.inference_mode():
         for text in texts:

@@ -59,7 +59,7 @@ def make_toy_base(out: Path) -> Path:
     # 64 wide: one block of 4-bit weights; narrower ones bitsandbytes cannot run on a CPU
     tiny = TinySettings(image=28, patch=14, hidden=64, layers=1, heads=2, vision_hidden=32, vision_layers=1)
     loop = LoopSettings(steps=2, batch_size=2, gradient_accumulation_steps=1)
-    make_base("tiny", out, PretrainSettings(model=tiny, asked=1, loop=loop), progress=str)
+    make_base("tiny", out, PretrainSettings(model=tiny, asked=1, processes=1, loop=loop), progress=str)
     return out
 
 

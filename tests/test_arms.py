@@ -62,7 +62,9 @@ class Oracle:
         target = self.targets[clip_id]
         span = (target.start, target.end)
         what, following = {target.operation: 1.0}, {target.next: 1.0}
-        return Prediction(clip_id, target.operation, *span, target.next, what, {span: 1.0}, following, OPENPACK)
+        return Prediction(
+            clip_id, target.operation, *span, target.next, {span: what}, what, {span: 1.0}, following, OPENPACK
+        )
 
 
 def wrong(one: Prediction) -> Prediction:

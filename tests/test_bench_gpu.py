@@ -44,7 +44,7 @@ def test_every_kind_of_case_is_measured(folder: Path, monkeypatch):
         assert one["samples_per_s"] > 0
         assert one["estimated_bytes"] > 0
     tokens = {one["tokens"] for one in measured if one["case"]["frames"] == 8}
-    assert tokens == {184 + 4 * 24 + 32 + 4 * 36}  # text as in Qwen2's tokens; 12×12 patches merged by four
+    assert tokens == {172 + 4 * 24 + 24 + 4 * 36}  # text as in Qwen2's tokens; 12×12 patches merged by four
     ratios = gpu.against_plain(measured)
     assert ratios["t4_samples_per_s_ratio"] > 0
     assert ratios["t4_peak_bytes_ratio"] is None  # a CPU has no peak

@@ -115,13 +115,13 @@ def test_without_its_grammar_nothing_is_served(stages: Path) -> None:
 
 
 def test_the_stored_model_holds_what_the_evaluation_ran_with(stages: Path, home: Path) -> None:
-    EvaluationSettings(operations=5).save(stages / "evaluation" / "settings.json")
+    EvaluationSettings(hypotheses=5).save(stages / "evaluation" / "settings.json")
     built = _build(stages)
     name, version = built.model_tag.split(":")
     folder = home / "models" / name / version
     bundle = read_bundle(folder)
     assert bundle.settings == BundleSettings(
-        keyframes=load_settings().keyframes, evaluation=EvaluationSettings(operations=5)
+        keyframes=load_settings().keyframes, evaluation=EvaluationSettings(hypotheses=5)
     )
     assert bundle.calibration == toy_bento.CALIBRATED
     assert version == bundle_digest(folder)

@@ -32,6 +32,8 @@ def clip(start: int, target: tuple[int, int, int, int], boundaries: tuple[int, .
         kind="boundary",
         target=Target(**named),
         boundaries=boundaries,
+        operations=(target[0],) * (len(boundaries) + 1),
+        following=target[3],
         bounds=(0, 125),
         pairs=((1, 2),),
     )
@@ -59,7 +61,7 @@ def overconfident(seed: int, n: int = 3000) -> tuple[list[Prediction], list[Targ
         what = dict(zip(IDS, row.tolist(), strict=True))
         following = dict.fromkeys(IDS, 1 / len(IDS))  # knows nothing of what comes next
         top = max(what, key=lambda op_id: what[op_id])
-        made.append(Prediction("c", top, 0, 125, IDS[0], what, {(0, 125): 1.0}, following, OPENPACK))
+        made.append(Prediction("c", top, 0, 125, IDS[0], {(0, 125): what}, what, {(0, 125): 1.0}, following, OPENPACK))
         targets.append(Target(operation=IDS[place], start=0, end=125, next=IDS[(place + 1) % len(IDS)]))
     return made, targets
 
@@ -134,7 +136,7 @@ def test_validation_finds_temperature_and_prior():
 def test_a_calibrated_answer_keeps_the_raw_one_and_its_segment():
     what = {op_id: 0.9 if op_id == 300 else 0.01 for op_id in IDS}
     following = {op_id: 0.9 if op_id == 100 else 0.01 for op_id in IDS}
-    one = Prediction("c", 300, 30, 90, 100, what, {(30, 90): 0.8, (0, 125): 0.2}, following, OPENPACK)
+    one = Prediction("c", 300, 30, 90, 100, {}, what, {(30, 90): 0.8, (0, 125): 0.2}, following, OPENPACK)
     made = one.calibrated(Calibration(transitions=count_transitions(in_order(), OPENPACK), prior_weight=1))
     assert made.raw == one
     assert (made.start, made.end, made.span) == (one.start, one.end, one.span)
@@ -194,7 +196,7 @@ class Knowing:
         what, following = (
             {one: 0.6 if one == true else rest for one in IDS} for true in (target.operation, target.next)
         )
-        return Prediction(key, target.operation, 0, 125, target.next, what, {(0, 125): 1.0}, following, OPENPACK)
+        return Prediction(key, target.operation, 0, 125, target.next, {}, what, {(0, 125): 1.0}, following, OPENPACK)
 
 
 @pytest.fixture

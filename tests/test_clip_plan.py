@@ -34,7 +34,9 @@ def working_day(user: str, seed: int = 0, n: int = 60) -> Timeline:
     return timeline(*parts, user=user)
 
 
-def label(line: Timeline, start: int, first_ms: int = START) -> tuple[Target, tuple[int, ...]] | None:
+def label(
+    line: Timeline, start: int, first_ms: int = START
+) -> tuple[Target, tuple[int, ...], tuple[int, ...], int | None] | None:
     return describe(session_spans(line, first_ms), start)
 
 
@@ -44,23 +46,23 @@ def target(operation: int, start: int, end: int, following: int) -> Target:
 
 def test_around_a_boundary_the_longer_side_wins():
     line = timeline((100, 3), (200, 10), (300, 10))
-    assert label(line, 0) == (target(100, 0, 75, 200), (75,))
-    assert label(line, 25) == (target(200, 50, 125, 300), (50,))
+    assert label(line, 0) == (target(100, 0, 75, 200), (75,), (100, 200), 300)
+    assert label(line, 25) == (target(200, 50, 125, 300), (50,), (100, 200), 300)
 
 
 def test_inside_an_operation_it_fills_the_clip_and_touching_edges_are_no_boundary():
     line = timeline((100, 3), (200, 5), (300, 10))
-    assert label(line, 75) == (target(200, 0, 125, 300), ())
+    assert label(line, 75) == (target(200, 0, 125, 300), (), (200,), 300)
 
 
 def test_of_two_equal_operations_the_earlier_is_dominant():
     line = timeline((100, 2), (200, 1), (300, 2), (400, 9))
-    assert label(line, 0) == (target(100, 0, 50, 200), (50, 75))
+    assert label(line, 0) == (target(100, 0, 50, 200), (50, 75), (100, 200, 300), 400)
 
 
 def test_instances_count_not_sums():
     line = timeline((700, 1.6), (1000, 1.8), (700, 1.6), (800, 9))
-    assert label(line, 0) == (target(1000, 40, 85, 700), (40, 85))
+    assert label(line, 0) == (target(1000, 40, 85, 700), (40, 85), (700, 1000, 700), 800)
 
 
 def test_a_gap_is_null_and_can_be_next_and_dominant(tmp_path: Path):
@@ -69,19 +71,25 @@ def test_a_gap_is_null_and_can_be_next_and_dominant(tmp_path: Path):
     after = Segment(100, START + 9000, START + 20000, 2)
     write_operations(path, "U0101", "S0100", [before, after, Segment(200, START + 20000, START + 25000, 2)])
     line = read_operations(path)
-    assert label(line, 25) == (target(900, 0, 125, 8100), ())
-    assert label(line, 125) == (target(8100, 25, 100, 100), (25, 100))
+    assert label(line, 25) == (target(900, 0, 125, 8100), (), (900,), 8100)
+    assert label(line, 125) == (target(8100, 25, 100, 100), (25, 100), (900, 8100, 100), 200)
 
 
 def test_two_neighbours_of_one_operation_are_one():
     line = timeline((900, 2), (8100, 1), (8100, 3), (100, 9), (200, 9))
-    assert label(line, 0) == (target(8100, 50, 125, 100), (50,))
+    assert label(line, 0) == (target(8100, 50, 125, 100), (50,), (900, 8100), 100)
 
 
 def test_a_boundary_between_two_frames_belongs_to_the_later_one():
     line = timeline((100, 3.001), (200, 10), (300, 10))
-    assert label(line, 0) == (target(100, 0, 76, 200), (76,))  # frame 75 is shown at 3.000 s, still the first operation
-    assert label(line, 0, first_ms=START + 1) == (target(100, 0, 75, 200), (75,))
+    # frame 75 is shown at 3.000 s, still the first operation
+    assert label(line, 0) == (target(100, 0, 76, 200), (76,), (100, 200), 300)
+    assert label(line, 0, first_ms=START + 1) == (target(100, 0, 75, 200), (75,), (100, 200), 300)
+
+
+def test_where_the_session_ends_nothing_follows():
+    line = timeline((100, 9), (200, 2))
+    assert label(line, 150) == (target(100, 0, 75, 200), (75,), (100, 200), None)
 
 
 def test_what_comes_next_is_known_beyond_the_end_of_the_video():
@@ -150,6 +158,9 @@ def test_targets_agree_with_the_timeline_frame_by_frame():
         frames = [frame for frame, segment in enumerate(seen) if segment == dominant]
         assert clip.target == target(dominant.op_id, frames[0], frames[-1] + 1, following.op_id)
         assert clip.boundaries == tuple(frame for frame in range(1, 125) if seen[frame] != seen[frame - 1])
+        assert clip.operations == tuple(instance.op_id for instance in instances)
+        after = line.segments.index(instances[-1]) + 1
+        assert clip.following == (line.segments[after].op_id if after < len(line.segments) else None)
 
 
 def test_starts_are_whole_seconds_taken_once_and_in_order():

@@ -7,13 +7,13 @@ import pytest
 import torch
 from toy_vlm import answer, make, question
 
-from pipelines.common.vlm.dialogue import Answer, frame_lines, parse_answer
+from pipelines.common.vlm.dialogue import Answer, Conclusion, conclude, frame_lines, parse_answer
 from pipelines.common.vlm.encode import IGNORED
 
 
 def test_an_answer_is_plain_json_and_reads_back():
-    given = Answer("E", 14, 98, "F")
-    assert given.text() == json.dumps({"what": "E", "start": 14, "end": 98, "next": "F"})
+    given = Answer(("D", "E", "E"), "F")
+    assert given.text() == json.dumps({"seen": ["D", "E", "E"], "next": "F"})
     assert parse_answer(given.text()) == given
 
 
@@ -22,14 +22,26 @@ def test_an_answer_is_plain_json_and_reads_back():
     [
         "",
         "E",
-        '{"what": "E"}',
-        '{"what": "E", "start": 1.5, "end": 2, "next": "F"}',
-        '{"start": 1, "what": "E", "end": 2, "next": "F"}',
+        '{"seen": ["E"]}',
+        '{"seen": "E", "next": "F"}',
+        '{"seen": ["E", 1], "next": "F"}',
+        '{"seen": ["E"], "next": null}',
+        '{"next": "F", "seen": ["E"]}',
+        '{"seen": ["E"], "next": "F", "what": "E"}',
         "[1, 2]",
     ],
 )
 def test_anything_else_is_no_answer(text: str):
     assert parse_answer(text) is None
+
+
+def test_what_fills_most_of_a_clip_follows_from_what_is_seen():
+    bounds = (0, 40, 62, 100, 125)
+    assert conclude("DEEF", bounds) == Conclusion("E", 40, 100, "F")
+    assert conclude("DDDD", bounds) == Conclusion("D", 0, 125, None)
+    assert conclude("DDEE", bounds) == Conclusion("E", 62, 125, None)  # 63 of 125 frames
+    assert conclude("DDEE", (0, 40, 60, 100, 120)) == Conclusion("D", 0, 60, "E")  # the earlier of two alike
+    assert conclude("DEDD", (0, 50, 70, 80, 125)) == Conclusion("D", 70, 125, None)  # one stretch, not the sum of two
 
 
 def test_each_pair_is_announced_with_its_true_frame_numbers():

@@ -128,8 +128,9 @@ def test_the_records_of_the_real_run_say_who_answered_what_and_how_sure(run: Pat
         assert one.confidence.native == pytest.approx(one.posterior.what[one.prediction.native.operation], abs=1e-5)
         assert one.confidence.native <= one.confidence.brief <= 1
         assert one.prompt
-        for shares in (one.posterior.what, one.posterior.next):
+        for shares in (*one.posterior.seen, one.posterior.what, one.posterior.next):
             assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+        assert len(one.posterior.seen) == len(one.pairs)
         assert max(one.posterior.span, key=lambda part: part[2])[:2] == one.prediction.segment
         assert one.posterior.what[one.prediction.native.operation] == max(one.posterior.what.values())
     changed = [a.posterior.what != b.posterior.what for a, b in zip(rows[BASE], rows[TUNED], strict=True)]

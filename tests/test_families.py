@@ -19,7 +19,7 @@ from transformers import AutoConfig
 
 from pipelines.common.errors import SetupError
 from pipelines.common.vlm import tiny
-from pipelines.common.vlm.dialogue import ANSWER_PHRASES, Question
+from pipelines.common.vlm.dialogue import ANSWER_PHRASES, Question, conclude
 from pipelines.common.vlm.encode import IGNORED, Encoder, to_device
 from pipelines.common.vlm.families import FAMILIES, Qwen3VL, by_model_type
 from pipelines.common.vlm.generate import generate
@@ -221,35 +221,33 @@ def test_kept_features_stand_in_for_pixels(vlm: Vlm):
 
 
 def test_scores_over_a_shared_prefix_equal_naive_scores(vlm: Vlm):
-    """Two prompts of unlike length, so that padding counts too."""
+    """Two prompts of unlike length, so that padding counts too; one sequence, of the code that is surest each time."""
     asked = [question(3), question(4, text="What is done? And a longer text.")]
-    head, start, end, following, _ = ANSWER_PHRASES
-    spans = [(0, 40), (0, 80), (0, 125), (40, 80), (40, 125), (80, 125)]
-    for one, made in zip(asked, score(vlm, asked, CODES, operations=len(CODES)), strict=True):
-        what = torch.log_softmax(torch.stack([naive(vlm, one, head, code)[-1] for code in CODES]), 0)
-        torch.testing.assert_close(torch.tensor(list(made.what.values())), what.exp(), atol=1e-4, rtol=1e-3)
-        joint = torch.stack(
-            [
-                torch.stack(
-                    [
-                        naive(vlm, one, f"{head}{code}", f"{start}{low}{end}{high}{following}").sum()
-                        for low, high in spans
-                    ]
-                )
-                for code in CODES
-            ]
-        )
-        share = torch.softmax((what[:, None] + joint).flatten(), 0).view(len(CODES), -1).sum(0)
-        torch.testing.assert_close(torch.tensor([made.span[span] for span in spans]), share, atol=1e-4, rtol=1e-3)
+    first, and_, to_next, _ = ANSWER_PHRASES
+    close = {"abs": 1e-4, "rel": 1e-3}
+    for one, made in zip(asked, score(vlm, asked, CODES, hypotheses=1), strict=True):
+        said, probable, sequence = first, 1.0, []
+        for stretch, phrase in zip(made.seen.values(), (and_, and_, to_next), strict=True):
+            shares = naive(vlm, one, said)
+            assert stretch == pytest.approx(shares, **close)
+            sequence.append(max(shares, key=lambda code: shares[code]))
+            probable *= shares[sequence[-1]]
+            said += sequence[-1] + phrase
+        found = conclude(sequence, one.bounds)
+        assert made.span[found.start, found.end] == pytest.approx(1)
+        after = naive(vlm, one, said) if found.next is None else {code: float(code == found.next) for code in CODES}
+        rest = naive(vlm, one, said)
+        expected = {code: probable * after[code] + (1 - probable) * rest[code] for code in CODES}
+        assert made.next == pytest.approx(expected, **close)
 
 
-def naive(vlm: Vlm, asked: Question, before: str, text: str) -> torch.Tensor:
-    """Log probabilities of the tokens of `text` after the prompt and `before`, as one sequence without any cache."""
+def naive(vlm: Vlm, asked: Question, before: str) -> dict[str, float]:
+    """How probable each code is after the prompt and `before`, among the codes, as one sequence without any cache."""
     (row,) = vlm.encoder.encode([asked])
-    ids, skip = vlm.encoder.ids(f"{before}{text}"), len(vlm.encoder.ids(before))
     with torch.inference_mode():
-        made = torch.log_softmax(vlm.model(**vlm.encoder.collate([row], opening=ids)).logits[0].float(), -1)
-    return made[len(row.ids) - 1 : -1].gather(1, torch.tensor(ids)[:, None])[skip:, 0]
+        logits = vlm.model(**vlm.encoder.collate([row], opening=vlm.encoder.ids(before))).logits[0, -1].float()
+    tokens = [vlm.encoder.ids(code)[0] for code in CODES]
+    return dict(zip(CODES, torch.softmax(logits[tokens], -1).tolist(), strict=True))
 
 
 def test_generation_is_the_most_probable_token_each_time(vlm: Vlm):

@@ -206,7 +206,9 @@ def test_intervals_resample_sessions():
 
 
 def test_records_come_back_as_they_were_written(tmp_path: Path):
-    posterior = Posterior(what={100: 0.75, 8100: 0.25}, next={200: 1.0}, span=((0, 31, 0.5), (0, 62, 0.5)))
+    posterior = Posterior(
+        seen=({100: 1.0}, {8100: 1.0}), what={100: 0.75, 8100: 0.25}, next={200: 1.0}, span=((0, 31, 0.5), (0, 62, 0.5))
+    )
     made = [*records(), record(7, TRUTH[0], ANSWERS[0]).model_copy(update={"posterior": posterior, "model": "a+b"})]
     write_clip_records(tmp_path / "records.jsonl", made)
     assert read_clip_records(tmp_path / "records.jsonl") == made

@@ -61,7 +61,7 @@ def same(one: Prediction, other: Prediction) -> bool:
 
 def test_one_view_is_the_picture_as_it_is(predictor: Predictor):
     made = predictor.answer(IDS, QUESTIONS)
-    scored = score(predictor.vlm, QUESTIONS, OPENPACK.codes, operations=predictor.settings.operations)
+    scored = score(predictor.vlm, QUESTIONS, OPENPACK.codes, hypotheses=predictor.settings.hypotheses)
     assert [one.clip_id for one in made] == IDS
     assert all(same(*both) for both in zip(made, (Prediction.of("", one, OPENPACK) for one in scored), strict=True))
     assert [one.raw for one in made] == [None] * 3
@@ -129,7 +129,7 @@ def test_what_is_generated_is_the_most_probable_token_each_time():
 
 
 def test_generation_stops_at_the_end_token(monkeypatch: pytest.MonkeyPatch):
-    vlm, asked = talkative(), toy_vlm.question(1)
+    vlm, asked = talkative(), toy_vlm.question(4)
     *before, third = greedy(vlm, asked, 3)
     assert third not in before
     monkeypatch.setattr(vlm.encoder, "end", third)
@@ -139,13 +139,13 @@ def test_generation_stops_at_the_end_token(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("text", "target"),
     [
-        (Answer("C", 30, 125, "D").text(), Target(operation=300, start=30, end=125, next=400)),
-        (Answer("C", 31, 90, "D").text() + "\n", Target(operation=300, start=31, end=90, next=400)),
-        (Answer("Z", 30, 125, "D").text(), None),
-        (Answer("C", 30, 126, "D").text(), None),
-        (Answer("C", 90, 30, "D").text(), None),
-        (Answer("C", -5, 30, "D").text(), None),
-        ('{"what": "C", "start": 30, "end": 125}', None),
+        (Answer(("C", "C", "C", "D"), "E").text(), Target(operation=300, start=0, end=90, next=400)),
+        (Answer(("B", "C", "C", "C"), "D").text() + "\n", Target(operation=300, start=30, end=125, next=400)),
+        (Answer(("Z", "C", "C", "C"), "D").text(), None),
+        (Answer(("B", "C", "C", "C"), "Z").text(), None),
+        (Answer(("C", "C", "C"), "D").text(), None),
+        (Answer(("C",) * 5, "D").text(), None),
+        ('{"seen": ["C", "C", "C"]}', None),
         ("The worker assembles a box.", None),
     ],
 )
@@ -159,7 +159,7 @@ def test_there_is_room_for_every_answer(predictor: Predictor, monkeypatch):
     limits = []
     monkeypatch.setattr(predict, "generate", lambda vlm, asked, most: limits.append(most) or [""] * len(asked))
     predictor.generate(IDS, QUESTIONS)
-    longest = predictor.vlm.encoder.ids(Answer("K", 100, 125, "K").text())
+    longest = predictor.vlm.encoder.ids(Answer(("K",) * 4, "K").text())
     assert limits == [len(longest) + 1] * 2  # and the end token; two batches
 
 

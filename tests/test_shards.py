@@ -42,6 +42,8 @@ def make_clip(user: str, number: int) -> Clip:
         kind="boundary",
         target=Target(operation=OPERATIONS[number % 5], start=0, end=80, next=OPERATIONS[(number + 1) % 5]),
         boundaries=(80,),
+        operations=(OPERATIONS[number % 5], OPERATIONS[(number + 1) % 5]),
+        following=100,
         bounds=(0, 31, 62, 93, 125),
         pairs=tuple((anchor, anchor + 1) for anchor in anchors),
         uniform=None if split_of(user) == "train" else EVENLY,

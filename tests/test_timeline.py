@@ -32,11 +32,20 @@ A, B, C, NULL = IDS = tuple(operation.id for operation in OWN.operations)
 GRAMMAR = learn([[Stretch((A, B, C)[i % 3], 100 * i, 100 * i + 100) for i in range(9)]], OWN)  # none below 100 frames
 
 
-def window(start: int, what: int, span: tuple[int, int], following: int, sure: float = 0.9) -> Window:
-    def shares(op_id: int) -> dict[int, float]:
-        return {one: sure if one == op_id else (1 - sure) / 3 for one in IDS}
+def shares(op_id: int, sure: float) -> dict[int, float]:
+    return {one: sure if one == op_id else (1 - sure) / 3 for one in IDS}
 
-    return Window(start, CLIP_FRAMES, shares(what), {span: 1.0}, shares(following))
+
+def window(start: int, what: int, span: tuple[int, int], following: int, sure: float = 0.9) -> Window:
+    """One that sees `what` in `span`, what usually comes before it before that, and `following` after it."""
+    parts = zip([(A, B, C)[(A, B, C).index(what) - 1], what, following], pairwise((0, *span, CLIP_FRAMES)), strict=True)
+    seen = {part: shares(op_id, sure) for op_id, part in parts if part[0] < part[1]}
+    return Window(start, CLIP_FRAMES, seen, shares(what, sure), {span: 1.0}, shares(following, sure))
+
+
+def plain(start: int, frames: int, said: dict[int, float]) -> Window:
+    """One of a single stretch, which says nothing of what follows."""
+    return Window(start, frames, {(0, frames): said}, said, {(0, frames): 1.0}, {})
 
 
 def covers(stretches: list[Stretch], n_frames: int) -> bool:
@@ -91,16 +100,11 @@ def test_stretches_are_those_of_the_video_each_as_if_it_came_alone(tmp_path: Pat
 # --- evidence and decoding ---
 
 
-def test_a_window_speaks_of_its_segment_of_what_follows_and_a_little_of_what_came_before():
-    one = window(0, B, (40, 90), C, sure=1.0)
-    evidence = gather([one], CLIP_FRAMES, GRAMMAR)
+def test_a_window_says_of_each_stretch_what_is_seen_there():
+    evidence = gather([window(0, B, (40, 90), C, sure=1.0)], CLIP_FRAMES, GRAMMAR)
     assert evidence.edges.tolist() == [0, 40, 90, 125]
-    before, inside, after = evidence.shares
-    assert inside.tolist() == [0, 1, 0, 0]
-    assert after.tolist() == [0, 0, 1, 0]
-    assert evidence.ids[before.argmax()] == A  # what comes before B in training
-    assert before[1] == 0
-    assert evidence.shares.sum(1) == pytest.approx(1)
+    assert [evidence.ids[row.argmax()] for row in evidence.shares] == [A, B, C]
+    assert evidence.shares.max(1).tolist() == [1, 1, 1]
 
 
 def test_windows_are_averaged_where_they_overlap_and_none_may_be_missing():
@@ -116,7 +120,7 @@ def test_what_is_too_short_or_never_follows_is_outvoted():
     said = [(A, 100), (B, 110), (A, 10), (C, 90), (A, 110)]  # within B for ten frames A
     made, at = [], 0
     for op_id, frames in said:
-        made.append(Window(at, frames, {one: 0.7 if one == op_id else 0.1 for one in IDS}, {(0, frames): 1.0}, {}))
+        made.append(plain(at, frames, shares(op_id, 0.7)))
         at += frames
     evidence = gather(made, at, GRAMMAR)
     assert [one.operation for one in alone(evidence)] == [A, B, A, C, A]
@@ -139,7 +143,6 @@ def test_the_next_operation_is_what_the_windows_expect():
 posteriors = st.lists(st.floats(0.001, 1), min_size=4, max_size=4).map(
     lambda row: dict(zip(IDS, (np.array(row) / sum(row)).tolist(), strict=True))
 )
-spans = st.lists(st.integers(0, 125), min_size=2, max_size=2, unique=True).map(sorted).map(tuple)
 
 
 @settings(deadline=None)
@@ -147,10 +150,11 @@ spans = st.lists(st.integers(0, 125), min_size=2, max_size=2, unique=True).map(s
 def test_any_answers_give_a_sequence_that_covers_the_video(n_frames: int, stride_s: float, weight: float, data):
     answered = []
     for start in windows.starts(n_frames, stride_s):
-        shares = data.draw(st.dictionaries(spans, st.floats(0.01, 1), min_size=1, max_size=4))
-        total = sum(shares.values())
-        span = {one: share / total for one, share in shares.items()}
-        answered.append(Window(start, CLIP_FRAMES, data.draw(posteriors), span, data.draw(posteriors)))
+        cuts = sorted(data.draw(st.sets(st.integers(1, CLIP_FRAMES - 1), max_size=3)))
+        seen = {stretch: data.draw(posteriors) for stretch in pairwise((0, *cuts, CLIP_FRAMES))}
+        weights = data.draw(st.lists(st.floats(0.01, 1), min_size=len(seen), max_size=len(seen)))
+        span = {stretch: share / sum(weights) for stretch, share in zip(seen, weights, strict=True)}
+        answered.append(Window(start, CLIP_FRAMES, seen, data.draw(posteriors), span, data.draw(posteriors)))
     evidence = gather(answered, n_frames, GRAMMAR)
     for sequence in (decode(evidence, GRAMMAR, weight), alone(evidence)):
         assert covers(sequence, n_frames)
@@ -169,8 +173,8 @@ def test_the_sequence_is_the_best_of_all(values: list[float], weight: float):
     """Against every sequence of four cells and every choice of operations."""
     from itertools import product
 
-    shares = np.array(values).reshape(5, 4) / np.array(values).reshape(5, 4).sum(1, keepdims=True)
-    made = [Window(60 * i, 60, dict(zip(IDS, row, strict=True)), {(0, 60): 1.0}, {}) for i, row in enumerate(shares)]
+    rows = np.array(values).reshape(5, 4) / np.array(values).reshape(5, 4).sum(1, keepdims=True)
+    made = [plain(60 * i, 60, dict(zip(IDS, row, strict=True))) for i, row in enumerate(rows)]
     evidence = gather(made, 300, GRAMMAR)
 
     def value(row: tuple[int, ...]) -> float:

@@ -29,5 +29,5 @@ def question(seed: int, text: str = "What is done?", bounds: tuple[int, ...] = (
 
 def answer(seed: int) -> Answer:
     rng = np.random.default_rng(seed)
-    what, following = rng.choice(list(CODES), 2)
-    return Answer(str(what), 0, (40, 80, 125)[seed % 3], str(following))
+    *seen, following = map(str, rng.choice(list(CODES), 4))
+    return Answer(tuple(seen), following)

@@ -167,4 +167,5 @@ def _posterior(prediction: Prediction) -> Posterior:
         return {op_id: round(share, DIGITS) for op_id, share in shares.items()}
 
     span = tuple((start, end, round(share, DIGITS)) for (start, end), share in prediction.span.items())
-    return Posterior(what=rounded(prediction.what), next=rounded(prediction.next_share), span=span)
+    seen = tuple(rounded(shares) for shares in prediction.seen.values())
+    return Posterior(seen=seen, what=rounded(prediction.what), next=rounded(prediction.next_share), span=span)

@@ -46,7 +46,9 @@ class Clip(BaseModel):
     """Five seconds of a session with what is shown of them and what they hold.
 
     `start_frame` counts from the start of the session's video, everything else from the start of the clip.
-    `boundaries` are the true operation boundaries strictly inside; `bounds` and `pairs` come from the picture alone
+    `boundaries` are the true operation boundaries strictly inside, `operations` what is done before, between and after
+    them, `following` what comes after the last of these (None where the session ends), by native id; `bounds` and
+    `pairs` come from the picture alone
     (see `Keyframes`). `uniform` is the choice of a control arm, evenly spaced; training clips have none.
     """
 
@@ -60,6 +62,8 @@ class Clip(BaseModel):
     kind: Kind
     target: Target
     boundaries: tuple[int, ...]
+    operations: tuple[int, ...]
+    following: int | None = None
     bounds: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
     uniform: Keyframes | None = None
@@ -81,6 +85,8 @@ class PlannedClip:
     kind: Kind
     target: Target
     boundaries: tuple[int, ...]
+    operations: tuple[int, ...]
+    following: int | None
 
 
 def clip_id(user: str, session: str, start_frame: int) -> str:
@@ -131,8 +137,10 @@ def session_spans(timeline: Timeline, first_ms: int) -> list[FrameSpan]:
     return joined
 
 
-def describe(spans: Sequence[FrameSpan], start: int) -> tuple[Target, tuple[int, ...]] | None:
-    """Target and boundaries of the clip that starts at frame `start` of the session.
+def describe(
+    spans: Sequence[FrameSpan], start: int
+) -> tuple[Target, tuple[int, ...], tuple[int, ...], int | None] | None:
+    """Target, boundaries, operations and what follows these, of the clip that starts at frame `start` of the session.
 
     None where the clip reaches outside of the annotated time, or where nothing follows its dominant operation.
     """
@@ -148,7 +156,9 @@ def describe(spans: Sequence[FrameSpan], start: int) -> tuple[Target, tuple[int,
         end=min(CLIP_FRAMES, dominant.end_frame - start),
         next=dominant.next_op_id,
     )
-    return target, tuple(span.start_frame - start for span in spans if start < span.start_frame < end)
+    inside = [span for span in spans if span.start_frame < end and span.end_frame > start]
+    boundaries = tuple(span.start_frame - start for span in inside[1:])
+    return target, boundaries, tuple(span.op_id for span in inside), inside[-1].next_op_id
 
 
 def _starts(low: int, high: int) -> range:

@@ -172,6 +172,8 @@ def _clip(raw: RawSession, planned: PlannedClip, signal: Signal, settings: Keyfr
         kind=planned.kind,
         target=planned.target,
         boundaries=planned.boundaries,
+        operations=planned.operations,
+        following=planned.following,
         bounds=keyframes.bounds,
         pairs=keyframes.pairs,
         uniform=None if raw.split == "train" else choose(signal, uniform),

@@ -3,16 +3,9 @@
 Belongs here: how windows vote for each frame, and the most probable sequence under the grammar. Who answers the windows
 and what is made of the sequence (`timeline`) do not.
 
-A window of five seconds says something of each of its frames. With p(segment) its posterior over segments, p(what) over
-operations and p(next) over those that follow:
-
-    inside of the dominant segment    p(what)
-    after its end                     p(next)
-    before its start                  P(operation | the one after it), from the transitions of training and p(what)
-
-each weighted with the probability that the frame lies there. A frame's evidence is the mean over the windows that hold
-it. Between two neighbouring bounds of any windows it is constant, so that all work is done on such cells, and a
-boundary of the sequence lies on a cut of some window's picture.
+A window of five seconds says of each stretch of it what is seen there. A frame's evidence is the mean over the windows
+that hold it. Between two neighbouring bounds of any windows it is constant, so that all work is done on such cells, and
+a boundary of the sequence lies on a cut of some window's picture.
 
 The sequence is the one with the largest Σ evidence_weight · seconds · log evidence + Σ log P(next | operation), among
 those in which no operation is shorter than its least length, but where the video cuts it off (Viterbi's algorithm over
@@ -38,10 +31,12 @@ LEAST_EVIDENCE = 1e-3  # of a frame for any operation: no window is so sure that
 
 @dataclass(frozen=True)
 class Window:
-    """The answer to frames `[start, start + frames)` of a video: posteriors by native id, and over segments of it."""
+    """The answer to frames `[start, start + frames)` of a video: posteriors by native id, `seen` of each of its
+    stretches, and `span` over segments of it."""
 
     start: int
     frames: int
+    seen: Mapping[tuple[int, int], Mapping[int, float]]
     what: Mapping[int, float]
     span: Mapping[tuple[int, int], float]
     next_share: Mapping[int, float]
@@ -73,13 +68,12 @@ class Evidence:
 def gather(windows: Sequence[Window], n_frames: int, grammar: Grammar) -> Evidence:
     """The evidence for `n_frames` frames. ValueError where a frame is in no window."""
     ids = tuple(grammar.ids)
-    inner = {one.start + bound for one in windows for span in one.span for bound in (0, *span, one.frames)}
+    inner = {one.start + bound for one in windows for stretch in one.seen for bound in stretch}
     edges = np.array(sorted({0, n_frames} | {edge for edge in inner if 0 < edge < n_frames}))
     total, count = np.zeros((len(edges) - 1, len(ids))), np.zeros(len(edges) - 1)
-    before = _given_following(grammar, ids)
     for one in windows:
         low, high = np.searchsorted(edges, [one.start, min(one.start + one.frames, n_frames)])
-        total[low:high] += _votes(one, edges[low:high] - one.start, ids, before)
+        total[low:high] += _votes(one, edges[low:high] - one.start, ids)
         count[low:high] += 1
     if not count.all():
         raise ValueError(f"frame {edges[count.argmin()]} of {n_frames} is in no window")
@@ -138,23 +132,10 @@ def described(
     return [Decoded(one, _expected(one, near(one), grammar), _mean_share(one, evidence)) for one in sequence]
 
 
-def _votes(window: Window, places: np.ndarray, ids: Sequence[int], before: np.ndarray) -> np.ndarray:
+def _votes(window: Window, places: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     """What a window says of the frames at `places` (m,) of it: float64 (m, operations)."""
-    what, following = (np.array([shares.get(one, 0.0) for one in ids]) for shares in (window.what, window.next_share))
-    inside, after = np.zeros(len(places)), np.zeros(len(places))
-    for (start, end), share in window.span.items():
-        inside += share * ((places >= start) & (places < end))
-        after += share * (places >= end)
-    ahead = np.clip(1 - inside - after, 0, None)
-    return np.outer(inside, what) + np.outer(after, following) + np.outer(ahead, what @ before)
-
-
-def _given_following(grammar: Grammar, ids: Sequence[int]) -> np.ndarray:
-    """P(operation | the one after it), rows by the one after it."""
-    often = np.array([1 + sum(grammar.stretches.get(one, {}).values()) for one in ids])
-    joint = often[:, None] * np.array([[grammar.transitions[one][after] for after in ids] for one in ids])
-    np.fill_diagonal(joint, 0)
-    return (joint / joint.sum(0)).T
+    shares = np.array([[seen.get(one, 0.0) for one in ids] for seen in window.seen.values()])
+    return shares[np.searchsorted([start for start, _ in window.seen], places, side="right") - 1]
 
 
 def _traced(evidence: Evidence, column: int, began: np.ndarray, came: np.ndarray) -> list[Stretch]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipelines.common.vlm.ranks import Ranks
 
 VERSION = STAGE_VERSIONS["adapter"]
+KEPT_BYTES = 2**29  # in each process, where all that a model sees fits: decoded once instead of each epoch
 ADAPTER, SETTINGS, CARD = "adapter.json", "settings.json", "README.md"
 
 Say = Callable[[str], None]
@@ -53,10 +54,19 @@ class Adapter:
 def finetune(base: Path, shards: Path, out: Path, settings: FinetuneSettings, progress: Say = print) -> Adapter:
     """Trains the adapter and writes it to `out`; goes on from the last checkpoint of the same settings and data.
 
-    In each of `settings.processes` processes alike, each with its share of every step; the first one writes and tells.
-    SetupError, before weights are read, where the GPU is missing, busy or too small, or where another number of
-    processes runs.
+    In `settings.processes` processes alike, each with its share of every step; this one writes and tells. It starts the
+    others, unless a launcher has. SetupError, before weights are read, where the GPU is missing, busy or too small, or
+    where a launcher has started another number of processes.
     """
+    from pipelines.common.vlm.ranks import together
+
+    with together(settings.processes, partial(_train, base, shards, out, settings, _nothing)):
+        _train(base, shards, out, settings, progress)
+    return read_adapter(out)
+
+
+def _train(base: Path, shards: Path, out: Path, settings: FinetuneSettings, progress: Say) -> None:
+    """One process's part of the training."""
     from pipelines.common.vlm.ranks import joined
     from pipelines.common.vlm.train import checkpoint_folder
 
@@ -70,7 +80,6 @@ def finetune(base: Path, shards: Path, out: Path, settings: FinetuneSettings, pr
             if ranks.first:
                 _save(model, vlm, out, settings, read_base(base), shards, losses)
             ranks.wait()
-    return read_adapter(out)
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -226,25 +235,29 @@ def _training_rows(place: str, shards: Path, settings: FinetuneSettings, rank: i
     from pipelines.common.vlm.augment import augment, renumber
     from pipelines.common.vlm.encode import Encoder
     from pipelines.common.vlm.load import keep_frame_size
-    from pipelines.openpack.predict import clip_question, model_size, sample_answer, sample_frames
+    from pipelines.openpack.predict import clip_question, model_size, sample_frames
+    from pipelines.openpack.prompt import target_answer
 
     processor = AutoProcessor.from_pretrained(place)
     keep_frame_size(processor)
     encoder, reader = Encoder(processor), ShardReader(shards, "train")
     pixels, taxonomy = model_size(processor), Taxonomy.read(shards / LABELS)
+    whole = len(reader) * 3 * (pixels or 0) ** 2 * len(reader.sample(0).jpegs)
+    kept = len(reader) if whole <= KEPT_BYTES else 0  # of a part of them nothing would be there when it is wanted
 
     torch.set_num_threads(1)
+
+    @lru_cache(maxsize=kept)
+    def decoded(number: int) -> np.ndarray:
+        return sample_frames(reader.sample(number), pixels)
 
     def rows(step: int) -> list[Encoded]:
         questions, answers = [], []
         for position, number in sample_numbers(len(reader), settings, rank, step):
-            sample = reader.sample(number)
+            sample, frames = reader.sample(number), decoded(number)
             rng = np.random.default_rng((settings.loop.seed, position))
             keyframes = renumber(sample.clip.keyframes, settings.augment, rng)
-            moved = dict(zip(sample.clip.bounds, keyframes.bounds, strict=True))
-            answer = sample_answer(sample, taxonomy)
-            answers.append(replace(answer, start=moved[answer.start], end=moved[answer.end]).text())
-            frames = sample_frames(sample, pixels)
+            answers.append(target_answer(taxonomy, sample.clip).text())
             frames = augment(frames, settings.augment, rng) if settings.augment.changes_pictures else frames
             questions.append(clip_question(frames, keyframes, taxonomy))
         return encoder.encode(questions, answers)

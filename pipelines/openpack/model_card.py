@@ -20,8 +20,8 @@ tags: [lora, packaging, openpack]
 # LoRA adapter: packing operations on {base}
 
 Shown eight frames of five seconds of video in four pairs, each with its true frame numbers, the model answers with
-JSON: which packing operation fills most of the clip, from which frame to which, and which operation follows. Frames
-count at 25 a second, segments are half-open; letters stand for operations as in `labels.json`.
+JSON: which packing operation is done in each of the stretches that the pairs stand for, and which one follows the
+last. Frames count at 25 a second, stretches are half-open; letters stand for operations as in `labels.json`.
 
 It is for the weights of `{base}` with the digest {base_digest} and answers nonsense on others.
 

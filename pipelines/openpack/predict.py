@@ -35,7 +35,7 @@ from pipelines.openpack.prediction import Generated, Prediction
 from pipelines.openpack.pretrain import read_base
 from pipelines.openpack.prompt import brief_answer, target_answer
 from pipelines.openpack.question import clip_question, reduced, video_question
-from pipelines.openpack.settings import CLIP_FRAMES, EvaluationSettings, load_settings
+from pipelines.openpack.settings import EvaluationSettings, load_settings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
 
@@ -87,8 +87,8 @@ class Predictor:
     def generate(self, clip_ids: Sequence[str], questions: Sequence[Question]) -> list[Generated]:
         """What the model writes for each question by itself, read strictly: the comparison to scoring, and no part of
         it. Of one view, and without calibration, since there is no posterior."""
-        encoder, codes = self.vlm.encoder, self.taxonomy.codes
-        longest = max(len(encoder.ids(Answer(code, CLIP_FRAMES, CLIP_FRAMES, code).text())) for code in codes)
+        encoder, codes, anchors = self.vlm.encoder, self.taxonomy.codes, len(questions[0].pairs)
+        longest = max(len(encoder.ids(Answer((code,) * anchors, code).text())) for code in codes)
         texts = [text for batch in self._batches(questions) for text in generate(self.vlm, batch, longest + 1)]
         return [Generated.of(*one, self.taxonomy) for one in zip(clip_ids, texts, questions, strict=True)]
 
@@ -98,7 +98,7 @@ class Predictor:
 
     def _score(self, questions: Sequence[Question], view: int) -> list[Scored]:
         seen = [_seen(question, view, self.settings.augment) for question in questions]
-        return score(self.vlm, seen, self.taxonomy.codes, operations=self.settings.operations)
+        return score(self.vlm, seen, self.taxonomy.codes, hypotheses=self.settings.hypotheses)
 
     def answer_video(self, path: Path, clip_id: str, keyframes: KeyframeSettings) -> Prediction:
         """The answer for the first five seconds of any video that ffmpeg reads; DataError for anything else."""
@@ -123,8 +123,7 @@ def sample_question(sample: Sample, taxonomy: Taxonomy, size: int | None = None)
 
 
 def sample_answer(sample: Sample, taxonomy: Taxonomy) -> Answer:
-    target = sample.clip.target
-    return target_answer(taxonomy, target.operation, target.start, target.end, target.next, sample.clip.bounds)
+    return target_answer(taxonomy, sample.clip)
 
 
 def _decode(jpeg: bytes, size: int | None) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.common.posteriors import most_probable
-from pipelines.common.vlm.dialogue import Question, parse_answer
+from pipelines.common.vlm.dialogue import Question, conclude, parse_answer
 from pipelines.openpack.clip_plan import Target
 from pipelines.openpack.prompt import brief_answer
 from pipelines.openpack.taxonomy import Taxonomy
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class Prediction:
     """One clip's answer in the ids of `taxonomy`; `start`, `end` half-open frames at 25 fps.
 
-    `what` and `next_share` are posteriors over native ids, `span` over the segments that were possible. `raw` is the
-    same as the model itself had it, where this one is calibrated.
+    `what` and `next_share` are posteriors over native ids, `span` over the segments that were possible, `seen` has one
+    of each stretch that was shown, over native ids. `raw` is the same as the model itself had it, where this one is
+    calibrated; `seen` is not calibrated.
     """
 
     clip_id: str
@@ -33,6 +34,7 @@ class Prediction:
     start: int
     end: int
     next: int
+    seen: dict[tuple[int, int], dict[int, float]]
     what: dict[int, float]
     span: dict[tuple[int, int], float]
     next_share: dict[int, float]
@@ -46,10 +48,10 @@ class Prediction:
         def native(shares: dict[str, float]) -> dict[int, float]:
             return {taxonomy.by_code(code).id: share for code, share in shares.items()}
 
-        answer = scored.answer
-        operation, following = taxonomy.by_code(answer.what).id, taxonomy.by_code(answer.next).id
-        posteriors = native(scored.what), scored.span, native(scored.next)
-        return cls(clip_id, operation, answer.start, answer.end, following, *posteriors, taxonomy)
+        operation, following = (taxonomy.by_code(most_probable(one)).id for one in (scored.what, scored.next))
+        seen = {stretch: native(shares) for stretch, shares in scored.seen.items()}
+        posteriors = seen, native(scored.what), scored.span, native(scored.next)
+        return cls(clip_id, operation, *most_probable(scored.span), following, *posteriors, taxonomy)
 
     @property
     def confidence(self) -> float:
@@ -72,7 +74,7 @@ class Prediction:
 @dataclass(frozen=True)
 class Generated:
     """What a model wrote for a clip by itself. `target` is what that says, None where it is not exactly an answer that
-    is possible: other text than the asked JSON, a letter of no class, or frames that are no segment of the clip."""
+    is possible: other text than the asked JSON, a letter of no class, or more or fewer of them than stretches."""
 
     clip_id: str
     text: str
@@ -81,9 +83,8 @@ class Generated:
     @classmethod
     def of(cls, clip_id: str, text: str, question: Question, taxonomy: Taxonomy) -> Generated:
         said = parse_answer(text)
-        if said is None or not {said.what, said.next} <= set(taxonomy.codes):
+        if said is None or not {*said.seen, said.next} <= set(taxonomy.codes) or len(said.seen) != len(question.pairs):
             return cls(clip_id, text, None)
-        if not 0 <= said.start < said.end <= question.bounds[-1]:
-            return cls(clip_id, text, None)
-        operation, following = taxonomy.by_code(said.what).id, taxonomy.by_code(said.next).id
-        return cls(clip_id, text, Target(operation=operation, start=said.start, end=said.end, next=following))
+        found = conclude(said.seen, question.bounds)
+        operation, following = (taxonomy.by_code(code).id for code in (found.what, found.next or said.next))
+        return cls(clip_id, text, Target(operation=operation, start=found.start, end=found.end, next=following))

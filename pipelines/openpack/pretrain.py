@@ -78,25 +78,47 @@ def _named(vlm: str, out: Path) -> BaseModel:
 
 
 def _train_tiny(out: Path, settings: PretrainSettings, progress: Say) -> BaseModel:
+    from pipelines.common.vlm.ranks import together
+
+    with together(settings.processes, partial(_train, out, settings, _nothing)):
+        _train(out, settings, progress)
+    return read_base(out)
+
+
+def _nothing(line: str) -> None:
+    """What the other processes tell."""
+
+
+def _train(out: Path, settings: PretrainSettings, progress: Say) -> None:
+    """One process's part of the training; the first one writes."""
     import torch
 
     from pipelines.common.vlm import tiny
     from pipelines.common.vlm.encode import Encoder
+    from pipelines.common.vlm.load import linear_patches
+    from pipelines.common.vlm.ranks import joined
     from pipelines.common.vlm.train import checkpoint_folder, fit
 
     torch.manual_seed(settings.loop.seed)
     processor = tiny.processor(_phrases(), settings.model)
-    model = tiny.model(processor.tokenizer, settings.model)
+    model = linear_patches(tiny.model(processor.tokenizer, settings.model))
     key = digest([VERSION, settings.digest()])
-    with Ahead(partial(_drawn_rows, settings)) as rows, checkpoint_folder(out, key) as checkpoints:
+    with (
+        joined("cpu", settings.processes) as ranks,
+        Ahead(partial(_drawn_rows, settings, ranks.index)) as rows,
+        checkpoint_folder(out, key, ranks) as checkpoints,
+    ):
         cpu = torch.device("cpu")
-        losses = fit(model, Encoder(processor), rows, settings.loop, checkpoints, device=cpu, progress=progress)
-        with atomic_folder(out) as folder:
-            model.save_pretrained(folder)
-            processor.save_pretrained(folder)
-            base = BaseModel(TINY, "", digest(folder_digests(folder)), model.num_parameters(), losses)
-            write_json(folder / BASE, asdict(base))
-    return base
+        losses = fit(
+            model, Encoder(processor), rows, settings.loop, checkpoints, device=cpu, progress=progress, ranks=ranks
+        )
+        if ranks.first:
+            with atomic_folder(out) as folder:
+                model.save_pretrained(folder)
+                processor.save_pretrained(folder)
+                base = BaseModel(TINY, "", digest(folder_digests(folder)), model.num_parameters(), losses)
+                write_json(folder / BASE, asdict(base))
+        ranks.wait()
 
 
 def _phrases() -> tuple[str, ...]:
@@ -114,19 +136,14 @@ def _phrases() -> tuple[str, ...]:
         *tiny.CHAT_PHRASES,
         *general_task.QUESTIONS.values(),
         general_task.TELL,
-        general_task.TOLD,
         instruction(OPENPACK),
         ASKED,  # other names than OpenPack's are spelled between these two
         FORM,
     )
 
 
-def _drawn_rows(settings: PretrainSettings) -> Callable[[int], list[Encoded]]:
-    """The samples of each step: single pairs to be told about, and clips that are asked about.
-
-    At first the questions tell what is to be seen, so that weighing and naming stretches is learned while the tower
-    learns to see from the pairs; later they do not.
-    """
+def _drawn_rows(settings: PretrainSettings, rank: int) -> Callable[[int], list[Encoded]]:
+    """Process `rank`'s samples of each step: single pairs to be told about, and clips that are asked about."""
     import torch
 
     from pipelines.common.vlm import tiny
@@ -134,15 +151,15 @@ def _drawn_rows(settings: PretrainSettings) -> Callable[[int], list[Encoded]]:
     from pipelines.common.vlm.general_task import ask, tell
 
     encoder = Encoder(tiny.processor(_phrases(), settings.model))
-    step_size = settings.loop.batch_size * settings.loop.gradient_accumulation_steps
-    first_blind = round(settings.told_share * settings.loop.steps)
+    step_size = settings.loop.batch_size * settings.loop.gradient_accumulation_steps * settings.processes
+    mine = slice(rank, None, settings.processes)
 
     torch.set_num_threads(1)
 
     def rows(step: int) -> list[Encoded]:
         seeds = range(step * step_size, (step + 1) * step_size)
-        asked = [ask(seed, told=step < first_blind) for seed in seeds[: settings.asked]]
-        return encoder.encode(*zip(*asked, *(tell(seed) for seed in seeds[settings.asked :]), strict=True))
+        asked = [ask(seed) for seed in seeds[: settings.asked][mine]]
+        return encoder.encode(*zip(*asked, *(tell(seed) for seed in seeds[settings.asked :][mine]), strict=True))
 
     return rows
 

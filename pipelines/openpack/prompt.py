@@ -6,16 +6,17 @@ set's names are put in by `brief_answer`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
-from pipelines.common.intervals import iou
+from pipelines.common.intervals import overlap
 from pipelines.common.keyframes import Keyframes
 from pipelines.common.vlm.dialogue import Answer, frame_lines
-from pipelines.openpack.taxonomy import Taxonomy
+from pipelines.openpack.clip_plan import Clip
+from pipelines.openpack.taxonomy import NULL_ID, Taxonomy
 
-ASKED = "Which packing operation fills most of this clip, from which frame to which, and which operation follows it? "
-FORM = 'Answer with JSON: {"what": letter, "start": first frame, "end": frame after the last, "next": letter}.'
+ASKED = "Which packing operation is done in each stretch of this clip, and which one follows the last? "
+FORM = 'Answer with JSON: {"seen": [letter of each stretch], "next": letter}.'
 
 
 def instruction(taxonomy: Taxonomy) -> str:
@@ -29,18 +30,13 @@ def prompt_text(keyframes: Keyframes, taxonomy: Taxonomy) -> str:
     return "".join(f"{line}<frames>\n" for line in lines) + instruction(taxonomy)
 
 
-def nearest_span(bounds: Sequence[int], start: int, end: int) -> tuple[int, int]:
-    """The span between two bounds with the largest IoU: what can be answered from the segments that are shown."""
-    spans = [(low, high) for i, low in enumerate(bounds) for high in bounds[i + 1 :]]
-    return max(spans, key=lambda span: (iou(span, (start, end)), span))
-
-
-def target_answer(
-    taxonomy: Taxonomy, operation: int, start: int, end: int, following: int, bounds: Sequence[int]
-) -> Answer:
-    """What the model shall learn to write for a clip: native ids in, codes and bounds out."""
-    low, high = nearest_span(bounds, start, end)
-    return Answer(taxonomy.by_id(operation).code, low, high, taxonomy.by_id(following).code)
+def target_answer(taxonomy: Taxonomy, clip: Clip) -> Answer:
+    """What the model shall learn to write for a clip: the code of the operation that fills most of each stretch, and of
+    the one that follows the last operation in the clip; Null's, where the session ends."""
+    edges = list(pairwise((0, *clip.boundaries, clip.n_frames)))
+    longest = [max(range(len(edges)), key=lambda i, one=one: overlap(edges[i], one)) for one in pairwise(clip.bounds)]
+    seen = tuple(taxonomy.by_id(clip.operations[place]).code for place in longest)
+    return Answer(seen, taxonomy.by_id(NULL_ID if clip.following is None else clip.following).code)
 
 
 def brief_answer(

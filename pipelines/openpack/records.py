@@ -49,8 +49,10 @@ class Reading(_Row):
 
 
 class Posterior(_Row):
-    """What a model held probable: native id → share, for the operation and the next; [start, end, share] a segment."""
+    """What a model held probable: native id → share, for the operation and the next, and for each stretch that was
+    shown, in order; [start, end, share] a segment."""
 
+    seen: tuple[dict[int, float], ...]
     what: dict[int, float]
     next: dict[int, float]
     span: tuple[tuple[int, int, float], ...]

@@ -242,7 +242,7 @@ def check_answers(model: Model) -> None:
 
     question = drawn_question(model.bundle.taxonomy, model.predictor.size)
     (prediction,) = model.predictor.answer(["self-check"], [question])
-    for shares in (prediction.what, prediction.span, prediction.next_share):
+    for shares in (*prediction.seen.values(), prediction.what, prediction.span, prediction.next_share):
         if not all(share >= 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 0.01:
             cure = "Train the adapter again, or delete this version from the model store."
             raise DataError("its answer to a drawn clip is no answer", file=model.name, cure=cure)

@@ -135,7 +135,7 @@ def window_name(video: str, start: int) -> str:
 
 def window_of(start: int, n_frames: int, answer: Prediction) -> Window:
     """The answer to the window that begins at `start` in a video of `n_frames` frames, for `merge`."""
-    return Window(start, min(n_frames, CLIP_FRAMES), answer.what, answer.span, answer.next_share)
+    return Window(start, min(n_frames, CLIP_FRAMES), answer.seen, answer.what, answer.span, answer.next_share)
 
 
 def merge(

@@ -30,9 +30,9 @@ class Step:
     batch_size: int = 2
     frames: int = 8
     image: int = 336  # pixels a side
-    instruction_tokens: int = 184  # with those of the chat
+    instruction_tokens: int = 172  # with those of the chat
     line_tokens: int = 24  # the line before a pair of frames, and the marks around it
-    answer_tokens: int = 32
+    answer_tokens: int = 24
     gradient_checkpointing: bool = True
     all_logits: bool = False  # True: as a plain training step makes them, at every position
     optimiser: Optimiser = "adamw"

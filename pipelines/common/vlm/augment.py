@@ -15,7 +15,7 @@ from pipelines.common.keyframes import Keyframes
 from pipelines.common.vlm.settings import AugmentSettings
 
 CORNERS = 4  # a side of the grid of colours
-MIN_SEGMENT = 5  # frames; as short as the choice of keyframes lets a segment be
+MIN_SEGMENT = 5  # frames; as short as a segment of a short video can be
 
 
 def augment(frames: np.ndarray, settings: AugmentSettings, rng: np.random.Generator) -> np.ndarray:

@@ -1,9 +1,9 @@
 """A general task on drawn clips, on which the embedded model learns to look before it is tuned to anything.
 
 A figure stands in a room among things of twelve kinds and handles one after the other; what it handles changes: it
-opens, fills up, gets a mark. Asked is which kind, where in the room, or how many parts, each with the frames from which
-to which and what follows: in the clip, or else the thing that a flag marks. Answers are single letters and numbers, so
-that a later task finds every word of its answers already learned. There is no operation and no label of any later task.
+opens, fills up, gets a mark. Asked is which kind, where in the room, or how many parts, of the thing handled in each
+stretch and of the one that a flag marks. Answers are single letters and numbers, so that a later task finds every word
+of its answers already learned. There is no operation and no label of any later task.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from pipelines.common.vlm.dialogue import Answer, Question
 
 CODES = "ABCDEFGHIJKL"
 QUESTIONS = {
-    "what": "Which kind of thing is handled for most of the time, from which frame to which, and which one next?",
-    "where": "Where is the thing that is handled for most of the time, from which frame to which, and where next?",
-    "many": "How many parts has the thing that is handled for most of the time, from when to when, and the next one?",
+    "what": "Which kind of thing is handled in each stretch, and which kind is flagged?",
+    "where": "Where is the thing that is handled in each stretch, and where the flagged one?",
+    "many": "How many parts has the thing that is handled in each stretch, and how many the flagged one?",
 }
 TELL = "Which kind of thing is handled here, where, is it open, is it marked, and how many parts has it?"
-TOLD = " Seen one after the other, and flagged: "
 SIZE = 168  # pixels a side of the drawing; the model's processor reduces it
 FRAMES, SEGMENTS = 125, 4
 ROWS, COLUMNS = 3, 4  # of the places that the question "where" asks for
@@ -42,11 +41,7 @@ class Sample:
     bounds: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
     question: str
-    code: str
-    start: int
-    end: int
-    next_code: str
-    shown: str
+    answer: Answer
     stories: tuple[str, ...]
 
 
@@ -81,25 +76,17 @@ def make_sample(seed: int) -> Sample:
         stories.append(_tell(things[handled]))
         for angle in (phase := rng.uniform(0, 6.28), phase + rng.uniform(0.2, 0.8)):
             frames.append(_draw(room, things, things[handled], look, angle))
-    start, end, main, following = _answer(bounds, episodes, things)
     question = rng.choice(("where", "where", "where", "what", "what", "many"))
-    codes = _code(question, things[main]), _code(question, things[following])
-    shown = np.stack(frames), tuple(bounds), tuple(pairs), QUESTIONS[question]
-    told = "".join(_code(question, things[handled]) for handled in episodes) + _code(question, _flagged(things))
-    return Sample(*shown, codes[0], start, end, codes[1], told, tuple(stories))
+    codes = tuple(_code(question, things[handled]) for handled in episodes)
+    answer = Answer(codes, _code(question, _flagged(things)))
+    return Sample(np.stack(frames), tuple(bounds), tuple(pairs), QUESTIONS[question], answer, tuple(stories))
 
 
-def ask(seed: int, told: bool = False) -> tuple[Question, str]:
-    """A whole clip with its question and the answer's text.
-
-    `told` adds what the pictures show to the question, so that weighing stretches and naming frames can be learned
-    before the eyes are.
-    """
+def ask(seed: int) -> tuple[Question, str]:
+    """A whole clip with its question and the answer's text."""
     sample = make_sample(seed)
-    words = f"{TOLD}{sample.shown}" if told else ""
     videos = tuple(sample.frames[2 * i : 2 * i + 2] for i in range(SEGMENTS))
-    answer = Answer(sample.code, sample.start, sample.end, sample.next_code)
-    return Question(videos, sample.bounds, sample.pairs, sample.question + words), answer.text()
+    return Question(videos, sample.bounds, sample.pairs, sample.question), sample.answer.text()
 
 
 def tell(seed: int) -> tuple[Question, str]:
@@ -124,15 +111,6 @@ def _episodes(rng: random.Random) -> list[int]:
         thing += segment in changes
         episodes.append(thing)
     return episodes
-
-
-def _answer(bounds: list[int], episodes: list[int], things: list[_Thing]) -> tuple[int, int, int, int]:
-    spans = {}
-    for i, thing in enumerate(episodes):
-        spans[thing] = (spans.get(thing, (bounds[i], 0))[0], bounds[i + 1])
-    main = max(spans, key=lambda thing: spans[thing][1] - spans[thing][0])
-    following = main + 1 if main + 1 in spans else things.index(_flagged(things))
-    return *spans[main], main, following
 
 
 def _flagged(things: list[_Thing]) -> _Thing:

@@ -1,62 +1,67 @@
 """Closed-set scoring: how probable the model holds each answer that is possible, instead of one free text.
 
 All answers to a question share its prompt, so the prompt is run once and its key-value cache serves every candidate.
-First the code of what happens is scored; then, for the most probable ones, all spans between bounds in one batch, whose
-last position gives the next code. The posteriors are marginals of that joint distribution, and each part of the answer
-is the most probable one of its own marginal: a metric counts each part by itself.
+The codes of what is seen are scored stretch by stretch, for the most probable sequences so far (a beam), and after each
+whole sequence the code of what comes next. What fills most of the clip, and from where to where, follows from a
+sequence (`dialogue.conclude`), so its posterior is the sum over the sequences that say so: start and end are scored
+jointly with the operation. Each part of an answer is the most probable one of its own marginal: a metric counts each
+part by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Any, TypeVar
 
 import torch
 
-from pipelines.common.posteriors import most_probable
-from pipelines.common.vlm.dialogue import ANSWER_PHRASES, Answer, Question
+from pipelines.common.vlm.dialogue import ANSWER_PHRASES, Question, conclude
 from pipelines.common.vlm.encode import Encoder, to_device
 from pipelines.common.vlm.load import Vlm
 
 Key = TypeVar("Key")
+Stretch = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Posteriors of one question, each summing to one, and an answer of the most probable parts."""
+    """Posteriors of one question, each summing to one: of each stretch [start, end) that is shown, of what fills most
+    of the clip, of the stretch that this fills, and of what follows it."""
 
-    answer: Answer
+    seen: dict[Stretch, dict[str, float]]
     what: dict[str, float]
-    span: dict[tuple[int, int], float]
+    span: dict[Stretch, float]
     next: dict[str, float]
 
 
-def score(vlm: Vlm, questions: Sequence[Question], codes: Sequence[str], *, operations: int = 2) -> list[Scored]:
-    """Scores all questions as one batch.
+def score(vlm: Vlm, questions: Sequence[Question], codes: Sequence[str], *, hypotheses: int = 8) -> list[Scored]:
+    """Scores all questions as one batch; they must have equally many stretches.
 
-    `codes` are the possible values of `what` and `next`, each one token of the tokenizer (ValueError otherwise).
-    `operations` is for how many of the most probable codes spans and next codes are scored: their share of the
-    posterior is what the marginals stand on.
+    `codes` are the possible values of all parts, each one token of the tokenizer (ValueError otherwise). `hypotheses`
+    is how many of the most probable sequences are followed.
     """
     tokens = _single_tokens(vlm.encoder, codes)
+    stretches = len(questions[0].pairs)
+    first, and_, to_next, _ = ANSWER_PHRASES
     with torch.inference_mode():
-        prefix = _Prefix(vlm, questions, ANSWER_PHRASES[0])
-        what = torch.log_softmax(prefix.logits[:, tokens].float(), -1)
-        best = what.topk(min(operations, len(codes)), -1).indices
-        spans = [_spans(question.bounds) for question in questions]
-        texts = [
-            [_continuation(codes[int(index)], span) for index in best[i] for span in spans[i]]
-            for i in range(len(questions))
-        ]
-        joint, following = prefix.score(texts, tokens)
-    made = []
-    for i in range(len(questions)):
-        count = len(spans[i])
-        weights = what[i, best[i]][:, None] + joint[i].view(-1, count)
-        made.append(_collect(codes, best[i], spans[i], what[i], weights, following[i].view(-1, count, len(codes))))
-    return made
+        run = _Run(vlm, questions, first)
+        seen, weight = [], torch.zeros(len(questions), 1, device=vlm.device)
+        said = torch.zeros(len(questions), 1, 0, dtype=torch.long, device=vlm.device)
+        for stretch in range(stretches):
+            joint = weight[..., None] + run.log_shares(tokens).view(*weight.shape, -1)
+            seen.append(torch.softmax(joint.flatten(1), 1).view_as(joint).sum(1))
+            weight, parent, code = run.follow(joint, hypotheses)
+            said = torch.cat([said.gather(1, parent[..., None].expand(-1, -1, stretch)), code[..., None]], 2)
+            spoken = vlm.encoder.ids(and_ if stretch + 1 < stretches else to_next)
+            run.feed([[tokens[index], *spoken] for index in code.flatten().tolist()])
+        following = run.log_shares(tokens).view(*weight.shape, -1).exp()
+    return [
+        _collect(codes, question.bounds, [one[i] for one in seen], said[i], weight[i].exp(), following[i])
+        for i, question in enumerate(questions)
+    ]
 
 
 def average(views: Sequence[Scored]) -> Scored:
@@ -69,34 +74,55 @@ def average(views: Sequence[Scored]) -> Scored:
     def mean(posteriors: Sequence[Mapping[Key, float]]) -> dict[Key, float]:
         return {key: fmean(one[key] for one in posteriors) for key in posteriors[0]}
 
-    return _scored(*(mean([getattr(view, part) for view in views]) for part in ("what", "span", "next")))
+    seen = {stretch: mean([view.seen[stretch] for view in views]) for stretch in views[0].seen}
+    return Scored(seen, *(mean([getattr(view, part) for view in views]) for part in ("what", "span", "next")))
 
 
 def _collect(
     codes: Sequence[str],
-    best: torch.Tensor,
-    spans: list[tuple[int, int]],
-    what: torch.Tensor,
-    weights: torch.Tensor,
+    bounds: Sequence[int],
+    seen: Sequence[torch.Tensor],
+    said: torch.Tensor,
+    weight: torch.Tensor,
     following: torch.Tensor,
 ) -> Scored:
-    """`weights` (operations, spans) are log joint, `following` (operations, spans, codes) log conditional on them."""
-    share = torch.softmax(weights.flatten(), 0).view_as(weights)
-    next_share = (share[..., None] * following.exp()).sum((0, 1))
-    return _scored(
-        dict(zip(codes, what.exp().tolist(), strict=True)),
-        dict(zip(spans, share.sum(0).tolist(), strict=True)),
-        dict(zip(codes, next_share.tolist(), strict=True)),
-    )
+    """One question's: `said` (sequences, stretches) are numbers of codes, `weight` (sequences,) how probable each is,
+    `following` (sequences, codes) what comes after it.
+
+    What is not followed, the rest of the weight, counts for the operation by lengths of time and for the next one as
+    the most probable sequence does, so that a single sequence is not taken for certain; spans share what is followed.
+    """
+    shares = {stretch: _named(codes, one) for stretch, one in zip(pairwise(bounds), seen, strict=True)}
+    what, after = dict.fromkeys(codes, 0.0), dict.fromkeys(codes, 0.0)
+    span = dict.fromkeys(_spans(bounds), 0.0)
+    for sequence, probable, row in zip(said.tolist(), weight.tolist(), following, strict=True):
+        letters: list[str] = [codes[number] for number in sequence]
+        found = conclude(letters, bounds)
+        what[found.what] += probable
+        span[found.start, found.end] += probable
+        for code, share in _named(codes, row).items() if found.next is None else [(found.next, 1.0)]:
+            after[code] += probable * share
+    rest = max(0.0, 1 - sum(weight.tolist()))
+    for (low, high), stretch in shares.items():
+        for code, share in stretch.items():
+            what[code] += rest * share * (high - low) / bounds[-1]
+    for code, share in _named(codes, following[0]).items():
+        after[code] += rest * share
+    return Scored(shares, _normalised(what), _normalised(span), _normalised(after))
 
 
-def _scored(what: dict[str, float], span: dict[tuple[int, int], float], following: dict[str, float]) -> Scored:
-    answer = Answer(most_probable(what), *most_probable(span), most_probable(following))
-    return Scored(answer, what, span, following)
+def _named(codes: Sequence[str], shares: torch.Tensor) -> dict[str, float]:
+    return dict(zip(codes, shares.tolist(), strict=True))
 
 
-class _Prefix:
-    """Prompts of a batch, run once. `logits` (batch, vocabulary) are those after `opening`."""
+def _normalised(shares: Mapping[Key, float]) -> dict[Key, float]:
+    total = sum(shares.values())
+    return {key: share / total for key, share in shares.items()}
+
+
+class _Run:
+    """Prompts of a batch, run once, and what is written after them: one row a question at first, then one a sequence,
+    those of a question side by side."""
 
     def __init__(self, vlm: Vlm, questions: Sequence[Question], opening: str) -> None:
         self._vlm = vlm
@@ -104,43 +130,45 @@ class _Prefix:
         batch = to_device(vlm.encoder.collate(rows, left=True, opening=vlm.encoder.ids(opening)), vlm.device)
         self._mask = batch["attention_mask"]
         output = vlm.model(**batch, use_cache=True, logits_to_keep=1)
-        self.logits: torch.Tensor = output.logits[:, -1]
+        self._logits: torch.Tensor = output.logits[:, -1]
         self._cache: Any = output.past_key_values
         self._offset = rope_offset(vlm.model)
 
-    def score(self, texts: list[list[str]], tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, candidates) log probability of each text, and (batch, candidates, codes) of each code after it.
+    def log_shares(self, tokens: list[int]) -> torch.Tensor:
+        """(rows, tokens): how probable each is as the next one, among these tokens."""
+        return torch.log_softmax(self._logits[:, tokens].float(), -1)
 
-        Uses up the cache: call once.
-        """
-        count = len(texts[0])
-        ids = [self._vlm.encoder.ids(text) for row in texts for text in row]
-        width = max(len(row) for row in ids)
-        pad = self._vlm.encoder.tokenizer.pad_token_id
-        inputs = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=self._vlm.device)
-        own = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self._vlm.device)
-        self._cache.batch_repeat_interleave(count)
-        mask = torch.cat([self._mask.repeat_interleave(count, 0), own], 1)
-        logits = self._vlm.model(
+    def follow(self, joint: torch.Tensor, hypotheses: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Goes on with the most probable of `joint` (questions, rows of each, codes): their log probability, the row
+        that each goes on from and its code, all (questions, kept). The codes are to be fed next."""
+        questions, before, codes = joint.shape
+        best = joint.flatten(1).topk(min(hypotheses, before * codes), 1)
+        parent, code = best.indices // codes, best.indices % codes
+        rows = (torch.arange(questions, device=joint.device)[:, None] * before + parent).flatten()
+        self._cache.batch_select_indices(rows)
+        self._mask = self._mask[rows]
+        if self._offset is not None:
+            self._offset = self._offset[rows.to(self._offset.device)]
+        return best.values, parent, code
+
+    def feed(self, ids: list[list[int]]) -> None:
+        """Writes equally many tokens on in each row."""
+        inputs = torch.tensor(ids, device=self._vlm.device)
+        self._mask = torch.cat([self._mask, torch.ones_like(inputs)], 1)
+        self._logits = self._vlm.model(
             input_ids=inputs,
-            attention_mask=mask,
-            position_ids=self._positions(mask, width, count),
+            attention_mask=self._mask,
+            position_ids=self._positions(inputs.shape[1]),
             past_key_values=self._cache,
             use_cache=True,
-        ).logits.float()
-        first = self.logits.repeat_interleave(count, 0).float()[:, None]
-        steps = torch.log_softmax(torch.cat([first, logits[:, :-1]], 1), -1)
-        written = steps.gather(-1, inputs[..., None])[..., 0] * own
-        last = logits[torch.arange(len(ids)), own.sum(1) - 1]
-        following = torch.log_softmax(last[:, tokens], -1)
-        # the code itself was scored among the codes; here only what follows it counts
-        return written[:, 1:].sum(1).view(-1, count), following.view(-1, count, len(tokens))
+            logits_to_keep=1,
+        ).logits[:, -1]
 
-    def _positions(self, mask: torch.Tensor, width: int, count: int) -> torch.Tensor:
-        positions = (mask.long().cumsum(-1) - 1)[:, -width:]
+    def _positions(self, width: int) -> torch.Tensor:
+        positions = (self._mask.long().cumsum(-1) - 1)[:, -width:]
         if self._offset is None:
             return positions
-        return (positions + self._offset.repeat_interleave(count, 0).to(mask.device))[None].expand(3, -1, -1)
+        return (positions + self._offset.to(positions.device))[None].expand(3, -1, -1)
 
 
 def rope_offset(model: Any) -> torch.Tensor | None:
@@ -159,10 +187,5 @@ def _single_tokens(encoder: Encoder, codes: Sequence[str]) -> list[int]:
     return [row[0] for row in ids]
 
 
-def _spans(bounds: Sequence[int]) -> list[tuple[int, int]]:
+def _spans(bounds: Sequence[int]) -> list[Stretch]:
     return [(low, high) for i, low in enumerate(bounds) for high in bounds[i + 1 :]]
-
-
-def _continuation(code: str, span: tuple[int, int]) -> str:
-    _, start, end, following, _ = ANSWER_PHRASES
-    return f"{code}{start}{span[0]}{end}{span[1]}{following}"

@@ -100,7 +100,7 @@ def model(words: Qwen2Tokenizer, settings: TinySettings) -> Qwen2VLForConditiona
 
 
 def _order_numbers(embeddings: torch.Tensor, rows: list[int]) -> None:
-    """Starts the number tokens as sines of their value, so that near numbers are alike and lengths can be compared.
+    """Starts the number tokens as sines of their value, so that near numbers are alike.
 
     A large model has learned from text that 46 lies between 40 and 50; this one will read a few minutes of prompts.
     """
