@@ -96,8 +96,7 @@ def _collect(
     what, after = dict.fromkeys(codes, 0.0), dict.fromkeys(codes, 0.0)
     span = dict.fromkeys(_spans(bounds), 0.0)
     for sequence, probable, row in zip(said.tolist(), weight.tolist(), following, strict=True):
-        letters: list[str] = [codes[number] for number in sequence]
-        found = conclude(letters, bounds)
+        found = conclude([codes[int(number)] for number in sequence], bounds)
         what[found.what] += probable
         span[found.start, found.end] += probable
         for code, share in _named(codes, row).items() if found.next is None else [(found.next, 1.0)]:
