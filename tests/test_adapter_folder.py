@@ -35,7 +35,7 @@ def short() -> FinetuneSettings:
     made = load_settings(preset="tiny").finetune
     update = {"steps": 3, "batch_size": 2, "learning_rate": 1e-2, "threads": 1, "tensorboard": True}
     lora = made.lora.model_copy(update={"rank": 4, "vision": False})
-    return made.model_copy(update={"loop": made.loop.model_copy(update=update), "lora": lora})
+    return made.model_copy(update={"loop": made.loop.model_copy(update=update), "lora": lora, "processes": 1})
 
 
 @pytest.fixture(scope="module")
