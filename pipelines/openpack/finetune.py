@@ -235,8 +235,7 @@ def _training_rows(place: str, shards: Path, settings: FinetuneSettings, rank: i
     from pipelines.common.vlm.augment import augment, renumber
     from pipelines.common.vlm.encode import Encoder
     from pipelines.common.vlm.load import keep_frame_size
-    from pipelines.openpack.predict import clip_question, model_size, sample_frames
-    from pipelines.openpack.prompt import target_answer
+    from pipelines.openpack.predict import clip_question, model_size, sample_answer, sample_frames
 
     processor = AutoProcessor.from_pretrained(place)
     keep_frame_size(processor)
@@ -254,10 +253,11 @@ def _training_rows(place: str, shards: Path, settings: FinetuneSettings, rank: i
     def rows(step: int) -> list[Encoded]:
         questions, answers = [], []
         for position, number in sample_numbers(len(reader), settings, rank, step):
-            sample, frames = reader.sample(number), decoded(number)
+            sample = reader.sample(number)
+            frames = decoded(number) if kept else sample_frames(sample, pixels)
             rng = np.random.default_rng((settings.loop.seed, position))
             keyframes = renumber(sample.clip.keyframes, settings.augment, rng)
-            answers.append(target_answer(taxonomy, sample.clip).text())
+            answers.append(sample_answer(sample, taxonomy).text())
             frames = augment(frames, settings.augment, rng) if settings.augment.changes_pictures else frames
             questions.append(clip_question(frames, keyframes, taxonomy))
         return encoder.encode(questions, answers)

@@ -96,8 +96,10 @@ def together(processes: int, work: Callable[[], object]) -> Iterator[None]:
         return
     place, *places = _places(processes)
     before = {name: os.environ.get(name) for name in place}
-    others = [_Other(one, work) for one in places]
+    others: list[_Other] = []
     try:
+        for one in places:
+            others.append(_Other(one, work))  # one by one: those that run are ended where a next cannot start
         for other in others:
             other.wait_until_up(processes)  # one that is dead by then would be waited for half an hour
         os.environ.update(place)
