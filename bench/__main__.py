@@ -6,12 +6,13 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from bench import loading, measures, normalising, recipe, scoring, service, sessions
+from bench import loading, measures, normalising, recipe, scoring, service, sessions, training_step
 from pipelines.common.files import read_json, write_json
 
 RESULTS = Path(__file__).with_name("results.json")  # those that are run replace their own, the others stay
 BENCHES = {
     "scoring_vs_naive": scoring.run,
+    "training_step_vs_forward_backward": training_step.run,
     **{f"step_with_{name}": partial(measures.run, name) for name in measures.NAMES},
     "normalise_vs_decode": normalising.run,
     "shards_vs_brief_recipe": recipe.word_for_word,

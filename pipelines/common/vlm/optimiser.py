@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pipelines.common.vlm.muon import Muon
+from pipelines.common.vlm.ranks import ALONE, Ranks
 from pipelines.common.vlm.settings import LoopSettings
 
 BETAS = (0.9, 0.98)
@@ -49,8 +50,8 @@ class Optimisers:
             part.load_state_dict(saved)
 
 
-def make_optimiser(weights: Sequence[torch.nn.Parameter], settings: LoopSettings) -> Optimisers:
-    """The optimiser that the settings name; all of them run on GPUs and CPUs alike."""
+def make_optimiser(weights: Sequence[torch.nn.Parameter], settings: LoopSettings, ranks: Ranks = ALONE) -> Optimisers:
+    """The optimiser that the settings name; all of them run on GPUs and CPUs alike. `ranks` share Muon's work."""
     options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.optimiser == "adamw":
         return Optimisers(torch.optim.AdamW(weights, betas=BETAS, **options))
@@ -60,5 +61,6 @@ def make_optimiser(weights: Sequence[torch.nn.Parameter], settings: LoopSettings
         return Optimisers(AdamW8bit(weights, betas=BETAS, **options))
     fit = [one.ndim == 2 and min(one.shape) <= WIDEST for one in weights]
     matrices, rest = ([one for one, fits in zip(weights, fit, strict=True) if fits is kind] for kind in (True, False))
-    muon = Muon(matrices, **options)
-    return Optimisers(muon, torch.optim.AdamW(rest, betas=BETAS, **options)) if rest else Optimisers(muon)
+    muon = Muon(matrices, ranks=ranks, **options)
+    # fused: one pass over the many small vectors, on CPUs too
+    return Optimisers(muon, torch.optim.AdamW(rest, betas=BETAS, fused=True, **options)) if rest else Optimisers(muon)

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast, reduce
+from accelerate.utils import broadcast, gather, reduce
 
 from pipelines.common.errors import DataError, SetupError
 from pipelines.common.orphans import end_with_parent
@@ -63,6 +63,13 @@ class Ranks:
         summed: Any = reduce(torch.cat([part.flatten() for part in parts]), "sum")
         for weight, part in zip(weights, summed.split([one.numel() for one in weights]), strict=True):
             weight.grad = part.view_as(weight)
+
+    def gather(self, part: torch.Tensor) -> torch.Tensor:
+        """(processes, …): each process's `part`, which has the same shape in all of them."""
+        if self.count == 1:
+            return part[None]
+        gathered: Any = gather(part[None])
+        return gathered
 
     def same_as_first(self, weights: Iterable[torch.Tensor]) -> None:
         """Gives each weight the values that it has in the first process."""

@@ -65,7 +65,7 @@ def fit(
     no number.
     """
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    optimiser = make_optimiser(list(trained.values()), settings)
+    optimiser = make_optimiser(list(trained.values()), settings, ranks)
     if settings.threads and device.type == "cpu":
         torch.set_num_threads(settings.threads)
     losses, batch_size = _resume(checkpoints, trained, optimiser, settings, progress, ranks)
