@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.common.errors import DataError
 from pipelines.common.vlm.dialogue import Question
-from pipelines.openpack.arms import answer_clips, shown_frames
+from pipelines.openpack.arms import answer_batch, shown_frames
 from pipelines.openpack.baselines import Baselines, fit
 from pipelines.openpack.loader import Sample, ShardReader
 from pipelines.openpack.metrics import BASE, TUNED
@@ -74,10 +74,10 @@ def wrong(one: Prediction) -> Prediction:
 def answered(
     base: Oracle, tuned: Oracle, baselines: Baselines, reader: ShardReader, settings: EvaluationSettings = SETTINGS
 ) -> dict[str, list[ClipRecord]]:
-    records = answer_clips(base, tuned, baselines, reader, settings, {BASE: "a", TUNED: "b"}, lambda line: None)
     arms: dict[str, list[ClipRecord]] = {}
-    for record in records:
-        arms.setdefault(record.arm, []).append(record)
+    for start in range(0, len(reader), settings.batch_size):
+        for record in answer_batch(base, tuned, baselines, reader, start, settings, {BASE: "a", TUNED: "b"}):
+            arms.setdefault(record.arm, []).append(record)
     return arms
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from kills import wait_until
 
 from pipelines.common.errors import DataError
 from pipelines.common.files import file_digest, folder_digests, read_json, read_jsonl, write_json
@@ -21,10 +23,17 @@ from pipelines.openpack.finetune import Adapter
 from pipelines.openpack.grammar import Grammar
 from pipelines.openpack.loader import ShardReader
 from pipelines.openpack.metrics import BASE, TUNED
+from pipelines.openpack.predict import Predictor
 from pipelines.openpack.pretrain import read_base
 from pipelines.openpack.records import read_clip_records
 from pipelines.openpack.sequences import read_sessions
-from pipelines.openpack.settings import AllSettings, EvaluationSettings, ShardSettings, SimulationSettings
+from pipelines.openpack.settings import (
+    AllSettings,
+    EvaluationSettings,
+    ShardSettings,
+    SimulationSettings,
+    load_settings,
+)
 from pipelines.openpack.shards import write_shards
 from pipelines.openpack.taxonomy import OPENPACK
 from pipelines.openpack.timeline_metrics import scores
@@ -181,6 +190,45 @@ def test_the_same_inputs_give_the_same_files(
     report = evaluate.evaluate(*models, shards, tmp_path / "again", SETTINGS, progress=ignore, videos=videos)
     assert folder_digests(tmp_path / "again") == folder_digests(run)
     assert json.loads(json.dumps(report)) == read_json(run / "report.json")
+
+
+def test_two_processes_give_the_files_of_one(run: Path, models, shards: Path, videos: Videos, tmp_path: Path):
+    """But for the settings, which say how many there were."""
+    two = SETTINGS.model_copy(update={"processes": 2})
+    evaluate.evaluate(*models, shards, tmp_path / "two", two, progress=ignore, videos=videos)
+    one, other = folder_digests(run), folder_digests(tmp_path / "two")
+    assert one.keys() == other.keys()
+    assert {name for name in one if one[name] != other[name]} == {"settings.json"}
+
+
+def test_a_killed_run_goes_on_with_the_batches_that_are_left(run: Path, models, shards: Path, tmp_path: Path):
+    """Killed after its first batch: that one is not answered again, and the figures are those of one run."""
+    out, command = tmp_path / "out", [sys.executable, "-m", "pipelines.openpack.evaluate", "--preset", "tiny"]
+    (tmp_path / "settings.toml").write_text("[evaluation]\nclips = 5\nbatch_size = 4\nprocesses = 1\nviews = 1\n")
+    folders = {"base": models[0], "adapter": models[1], "shards": shards, "out": out}
+    command += [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
+    killed = subprocess.Popen([*command, "--settings", str(tmp_path / "settings.toml")], stdout=subprocess.DEVNULL)
+    wait_until(lambda: list(tmp_path.glob("out.checkpoints/*/clips-*.jsonl")), 120)
+    killed.kill()
+    killed.wait()
+    assert not out.exists()
+    left = len(list(tmp_path.glob("out.checkpoints/*/clips-*.jsonl")))
+    lines: list[str] = []
+    settings = load_settings(tmp_path / "settings.toml", preset="tiny").evaluation
+    evaluate.evaluate(*models, shards, out, settings, progress=lines.append)
+    batches = -(-len(ShardReader(shards, "test")) // 4)
+    assert f"goes on: {left} of {batches} batches of clips are answered" in lines
+    assert not out.with_name("out.checkpoints").exists()
+    assert file_digest(out / "records.jsonl") == file_digest(run / "records.jsonl")
+
+
+def test_the_base_answers_through_a_model_whose_adapter_is_off_as_by_itself(models, shards: Path):
+    reader = ShardReader(shards, "test")
+    samples = [reader.sample(number) for number in range(3)]
+    alone, tuned = (Predictor.load(models[0], adapter, OPENPACK, SETTINGS) for adapter in (None, models[1]))
+    by_itself = alone.answer_samples(samples)
+    assert tuned.without_adapter().answer_samples(samples) == by_itself
+    assert tuned.answer_samples(samples) != by_itself  # and it is on again
 
 
 def test_an_adapter_of_another_base_is_refused_and_what_was_there_stays(

@@ -5,10 +5,11 @@ import torch
 from toy_vlm import answer, make, question
 
 from pipelines.common.errors import DataError
+from pipelines.common.files import checkpoint_folder
 from pipelines.common.vlm.load import with_adapter
 from pipelines.common.vlm.lora import put_lora
 from pipelines.common.vlm.settings import LoopSettings, LoraSettings
-from pipelines.common.vlm.train import checkpoint_folder, fit, saved_steps
+from pipelines.common.vlm.train import fit, saved_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -63,6 +63,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def checkpoint_folder(out: Path, key: str, *, keeps: bool = True) -> Iterator[Path]:
+    """The folder for what a run that makes `out` goes on from; gone once that succeeded, kept when it did not.
+
+    `key` says what it belongs to (digest of settings and data): that of any other key is deleted, because a run must
+    never go on from it. Of several processes of one run one `keeps` the folder, the others use it.
+    """
+    folder = out.with_name(f"{out.name}.checkpoints")
+    if folder.is_dir() and keeps:
+        for other in folder.iterdir():
+            if other.name != key:
+                shutil.rmtree(other)
+    yield folder / key
+    if keeps:
+        remove_folder(folder)  # in one step: a killed run must leave no half of a checkpoint to go on from
+
+
 def remove_folder(path: Path) -> None:
     """Deletes the folder `path`, if there is one, so that half of it is never found there, not even after a kill."""
     _remove(path.parent.glob(f".{escape(path.name)}.part-{_RANDOM}"))

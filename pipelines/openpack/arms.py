@@ -35,8 +35,6 @@ from pipelines.openpack.settings import EvaluationSettings
 from pipelines.openpack.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pipelines.common.vlm.dialogue import Question
 
 UNCALIBRATED, GENERATED = "finetuned_uncalibrated", "finetuned_generated"
@@ -55,35 +53,35 @@ class Answerer(Protocol):
     def generate(self, clip_ids: Sequence[str], questions: Sequence[Question]) -> list[Generated]: ...
 
 
-def answer_clips(
+def answer_batch(
     base: Answerer,
     tuned: Answerer,
     baselines: Baselines,
     test: ShardReader,
+    start: int,
     settings: EvaluationSettings,
     models: Mapping[str, str],
-    progress: Callable[[str], None],
-) -> Iterator[ClipRecord]:
-    """Records of all test clips, arm by arm for each.
+) -> list[ClipRecord]:
+    """Records of the batch of test clips that begins with number `start`, arm by arm for each clip.
 
     The transition table is given the operation of `tuned`. `models` says for BASE and TUNED which weights answered.
-    Each clip is decoded once for all arms, a batch at a time, so that memory does not grow with the test split.
+    Each clip is decoded once for all arms.
     """
     taxonomy = baselines.taxonomy
-    for start in range(0, len(test), settings.batch_size):
-        batch = [test.sample(index) for index in range(start, min(start + settings.batch_size, len(test)))]
-        keys = [sample.key for sample in batch]
-        shown = [shown_frames(sample, tuned.size, taxonomy) for sample in batch]
-        questions = {arm: [one[arm] for one in shown] for arm in shown[0]}
-        scored = {arm: tuned.answer(keys, asked) for arm, asked in questions.items()}
-        said: dict[str, Sequence[Prediction | Generated]] = {BASE: base.answer(keys, questions[TUNED]), **scored}
-        if settings.generate:
-            said[GENERATED] = tuned.generate(keys, questions[TUNED])
-        for index, sample in enumerate(batch):
-            answers = {arm: rows[index] for arm, rows in said.items()}
-            guesses = baselines.answers(sample.clip, scored[TUNED][index].operation)
-            yield from _records(sample, answers, guesses, models, taxonomy, first=start + index < settings.clips)
-        progress(f"{start + len(batch)} of {len(test)} clips answered")
+    batch = [test.sample(index) for index in range(start, min(start + settings.batch_size, len(test)))]
+    keys = [sample.key for sample in batch]
+    shown = [shown_frames(sample, tuned.size, taxonomy) for sample in batch]
+    questions = {arm: [one[arm] for one in shown] for arm in shown[0]}
+    scored = {arm: tuned.answer(keys, asked) for arm, asked in questions.items()}
+    said: dict[str, Sequence[Prediction | Generated]] = {BASE: base.answer(keys, questions[TUNED]), **scored}
+    if settings.generate:
+        said[GENERATED] = tuned.generate(keys, questions[TUNED])
+    records: list[ClipRecord] = []
+    for index, sample in enumerate(batch):
+        answers = {arm: rows[index] for arm, rows in said.items()}
+        guesses = baselines.answers(sample.clip, scored[TUNED][index].operation)
+        records += _records(sample, answers, guesses, models, taxonomy, first=start + index < settings.clips)
+    return records
 
 
 def shown_frames(sample: Sample, size: int | None, taxonomy: Taxonomy) -> dict[str, Question]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pipelines.openpack.clip_plan import Clip, Target
-from pipelines.openpack.records import Labels, Reading, reading
+from pipelines.openpack.records import BriefLabels, NativeLabels, Reading, reading
 from pipelines.openpack.taxonomy import Taxonomy
 
 Name = TypeVar("Name", int, str)
@@ -24,8 +24,8 @@ class Baselines:
     """What was counted in training clips. `following` is native id → most frequent next id."""
 
     taxonomy: Taxonomy
-    native: Labels[int]
-    brief: Labels[str]
+    native: NativeLabels
+    brief: BriefLabels
     following: dict[int, int]
 
     def answers(self, clip: Clip, operation: int) -> dict[str, Reading]:
@@ -60,8 +60,8 @@ def fit(targets: Iterable[Target], taxonomy: Taxonomy) -> Baselines:
     operations, following = ([getattr(target, name) for target in targets] for name in ("operation", "next"))
     return Baselines(
         taxonomy,
-        native=Labels[int](operation=_most_frequent(operations), next=_most_frequent(following)),
-        brief=Labels[str](
+        native=NativeLabels(operation=_most_frequent(operations), next=_most_frequent(following)),
+        brief=BriefLabels(
             operation=_most_frequent([taxonomy.brief_name(op_id) for op_id in operations]),
             next=_most_frequent([taxonomy.brief_name(op_id) for op_id in following]),
         ),

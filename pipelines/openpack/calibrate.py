@@ -26,8 +26,8 @@ from pipelines.openpack.loader import ShardReader, read_manifest
 from pipelines.openpack.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    from pipelines.openpack.predict import Predictor
     from pipelines.openpack.prediction import Prediction
+    from pipelines.openpack.settings import EvaluationSettings
 
 CALIBRATION = "calibration.json"
 LEAST_CLIPS = 20  # three numbers are chosen on them, and with fewer one clip decides
@@ -35,6 +35,7 @@ LEAST_CLIPS = 20  # three numbers are chosen on them, and with fewer one clip de
 Shares = Mapping[int, float]
 Transitions = dict[int, dict[int, float]]
 Say = Callable[[str], None]
+Answers = Callable[[Sequence[Sequence[int]]], "Iterable[Sequence[Prediction]]"]  # to batches of validation samples
 
 
 class Calibration(Settings):
@@ -91,14 +92,21 @@ def smoothed(counts: Counter[tuple[int, int]], ids: Sequence[int]) -> Transition
     return {operation: row(operation) for operation in ids}
 
 
-def calibrate(predictor: Predictor, shards: Path, transitions: Transitions, progress: Say = print) -> Calibration:
-    """Has `predictor` answer validation clips, spread over the split, and fits a calibration to its raw posteriors.
+def calibrate(
+    answers: Answers,
+    shards: Path,
+    settings: EvaluationSettings,
+    taxonomy: Taxonomy,
+    transitions: Transitions,
+    progress: Say = print,
+) -> Calibration:
+    """Has validation clips answered, spread over the split, and fits a calibration to the raw posteriors.
 
-    `transitions` are those of the shards' train split. Where validation says too little the calibration changes
-    nothing and says why. DataError for a damaged shard of the split.
+    `answers` gives the answers to batches of them. `transitions` are those of the shards' train split. Where validation
+    says too little the calibration changes nothing and says why. DataError for a damaged shard of the split.
     """
-    settings, taxonomy = predictor.settings, predictor.taxonomy
-    chosen, reader = [], None
+    chosen: list[int] = []
+    reader = None
     if settings.calibration_clips and read_manifest(shards)["splits"]["val"]["samples"]:
         reader = ShardReader(shards, "val")
         count = min(settings.calibration_clips, len(reader))
@@ -106,9 +114,9 @@ def calibrate(predictor: Predictor, shards: Path, transitions: Transitions, prog
     targets = [reader.sample(index).clip.target for index in chosen] if reader else []
     predictions: list[Prediction] = []
     if reader and not _too_little(targets, taxonomy):
-        for start in range(0, len(chosen), settings.batch_size):
-            batch = [reader.sample(index) for index in chosen[start : start + settings.batch_size]]
-            predictions += predictor.answer_samples(batch)
+        size = settings.batch_size
+        for batch in answers([chosen[start : start + size] for start in range(0, len(chosen), size)]):
+            predictions += batch
     made = fit_calibration(predictions, targets, transitions, taxonomy)
     progress(_line(made))
     return made

@@ -1,10 +1,12 @@
 """Stage `evaluation`: base, tuned model, controls and baselines answer all test clips; answers become figures.
 
-Belongs here: the order of things, and the files. Who answers (`arms`), what is counted (`metrics`, `summary`), what a
-record holds (`records`), whole sessions (`whole_sessions`), what a person gets to read (`report`) and how a model
-answers (`predict`, the code of the service) do not. Test clips are answered and scored and touch no choice: baselines
-and transitions are counted on the train split, the grammar on its sessions; calibration and thresholds are chosen on
-the validation split.
+Belongs here: the order of things, and the files. Who answers (`answering`, `arms`), what is counted (`metrics`,
+`summary`), what a record holds (`records`), whole sessions (`whole_sessions`), what a person gets to read (`report`)
+and how a model answers (`predict`, the code of the service) do not. Test clips are answered and scored and touch no
+choice: baselines and transitions are counted on the train split, the grammar on its sessions; calibration and
+thresholds are chosen on the validation split.
+
+A run that was killed goes on: batches of clips that are answered lie in `<out>.checkpoints/<key>/` until it has ended.
 
 Format of `<out>/`, free of times, so that the same answers give the same bytes:
 
@@ -24,35 +26,34 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.common.console import run
 from pipelines.common.errors import DataError
-from pipelines.common.files import atomic_folder, write_json, write_jsonl
+from pipelines.common.files import atomic_folder, checkpoint_folder, digest, write_json, write_jsonl
 from pipelines.common.storage import local_folder
-from pipelines.openpack.arms import answer_clips
+from pipelines.openpack.answering import Answerer, Models, Run, answering
 from pipelines.openpack.baselines import Baselines, fit
 from pipelines.openpack.calibrate import CALIBRATION, Calibration, calibrate, count_transitions
 from pipelines.openpack.finetune import ADAPTER, Adapter, read_adapter
-from pipelines.openpack.grammar import GRAMMAR
+from pipelines.openpack.grammar import GRAMMAR, Grammar
 from pipelines.openpack.loader import ShardReader, read_manifest
 from pipelines.openpack.metrics import BASE, BRIEF_METRICS, TUNED
+from pipelines.openpack.prediction import Prediction
 from pipelines.openpack.pretrain import BaseModel, read_base
-from pipelines.openpack.records import read_clip_records, write_clip_records
+from pipelines.openpack.records import ClipRecord, read_clip_records, write_clip_records
 from pipelines.openpack.report import PAGE, write_page
-from pipelines.openpack.settings import EvaluationSettings, load_settings
+from pipelines.openpack.settings import STAGE_VERSIONS, EvaluationSettings, load_settings
 from pipelines.openpack.splits import Split
 from pipelines.openpack.summary import report_figures
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
-from pipelines.openpack.whole_sessions import Videos, answer_sessions, learn_grammar, session_figures
-
-if TYPE_CHECKING:
-    from pipelines.openpack.predict import Predictor
+from pipelines.openpack.whole_sessions import Answered, Videos, learn_grammar, session_figures, session_tasks
 
 RECORDS, REPORT, RESULTS, SETTINGS = "records.jsonl", "report.json", "results.json", "settings.json"
 TIMELINES = "timelines.jsonl"
+VERSION = STAGE_VERSIONS["evaluation"]
 
 Say = Callable[[str], None]
 
@@ -80,11 +81,30 @@ def evaluate(
         raise DataError(what, file=adapter / ADAPTER, cure="Train an adapter on this base, or name its own base.")
     test, taxonomy = ShardReader(shards, split), Taxonomy.read(shards / LABELS)
     run = _run(base_model, tuned, shards, taxonomy, split, settings)
-    models = {BASE: base_model.digest, TUNED: f"{base_model.digest}+{tuned.digest}"}
-    predictors, baselines, calibration = _answerers(base, adapter, shards, taxonomy, settings, progress)
-    records = list(answer_clips(*predictors, baselines, test, settings, models, progress))
+    weights = {BASE: base_model.digest, TUNED: f"{base_model.digest}+{tuned.digest}"}
     grammar = learn_grammar(shards, taxonomy)
-    whole = list(answer_sessions(predictors[1], shards, videos, grammar, progress)) if videos else []
+    models = Models(base, adapter, shards, split, settings)
+    with checkpoint_folder(out, _key(shards, weights, settings, split)) as done, answering(models) as answer:
+        baselines, calibration = _fitted(answer, done, shards, taxonomy, settings, progress)
+        records = _answer_clips(answer, done, len(test), calibration, baselines, weights, settings, progress)
+        whole = _answer_sessions(answer, shards, calibration, grammar, videos, settings, progress) if videos else []
+        return _write(out, records, whole, grammar, calibration, taxonomy, test, shards, settings, run, progress)
+
+
+def _write(
+    out: Path,
+    records: list[ClipRecord],
+    whole: list[Answered],
+    grammar: Grammar,
+    calibration: Calibration,
+    taxonomy: Taxonomy,
+    test: ShardReader,
+    shards: Path,
+    settings: EvaluationSettings,
+    run: dict[str, Any],
+    progress: Say,
+) -> dict[str, Any]:
+    """The folder that the module describes, and the report."""
     sessions = session_figures(whole, shards, grammar)
     report = {**report_figures(records, taxonomy), "whole_sessions": sessions, "run": run}
     with atomic_folder(out) as folder:
@@ -100,7 +120,7 @@ def evaluate(
     if sessions["mean"]:
         progress(f"timelines of {len(sessions['timelines'])} test sessions: {json.dumps(sessions['mean']['decoded'])}")
     for arm in (BASE, TUNED):
-        progress(f"{arm} on all {len(test)} {split} clips: {json.dumps(report['all_clips'][arm])}")
+        progress(f"{arm} on all {len(test)} {run['split']} clips: {json.dumps(report['all_clips'][arm])}")
     return report
 
 
@@ -110,21 +130,67 @@ def results(report: Mapping[str, Any]) -> dict[str, Any]:
     return {**models, "run": report["run"]}
 
 
-def _answerers(
-    base: Path, adapter: Path, shards: Path, taxonomy: Taxonomy, settings: EvaluationSettings, progress: Say
-) -> tuple[tuple[Predictor, Predictor], Baselines, Calibration]:
-    """Base and tuned model, the baselines and the calibration: all that is fitted, on training and validation clips.
+def _key(shards: Path, weights: Mapping[str, str], settings: EvaluationSettings, split: Split) -> str:
+    """What answers that a killed run left belong to."""
+    data = [shard["digest"] for part in read_manifest(shards)["splits"].values() for shard in part["shards"]]
+    return digest([VERSION, settings.digest(), dict(weights), split, data])
 
-    The base answers uncalibrated, as it is without this project.
-    """
-    from pipelines.openpack.predict import Predictor
 
+def _fitted(
+    answer: Run, done: Path, shards: Path, taxonomy: Taxonomy, settings: EvaluationSettings, progress: Say
+) -> tuple[Baselines, Calibration]:
+    """All that is fitted, on training and validation clips: the baselines and the calibration."""
     train = ShardReader(shards, "train")
     clips = [train.sample(index).clip for index in range(len(train))]
-    untuned, tuned = (Predictor.load(base, weights, taxonomy, settings) for weights in (None, adapter))
-    calibration = calibrate(tuned, shards, count_transitions(clips, taxonomy), progress)
-    baselines = fit((clip.target for clip in clips), taxonomy)
-    return (untuned, tuned.calibrated(calibration)), baselines, calibration
+    if not (done / CALIBRATION).is_file():
+
+        def answers(batches: Sequence[Sequence[int]]) -> Iterator[list[Prediction]]:
+            return answer(Answerer.validation, [(batch,) for batch in batches])
+
+        made = calibrate(answers, shards, settings, taxonomy, count_transitions(clips, taxonomy), progress)
+        done.mkdir(parents=True, exist_ok=True)
+        made.save(done / CALIBRATION)
+    return fit((clip.target for clip in clips), taxonomy), Calibration.load(done / CALIBRATION)
+
+
+def _answer_clips(
+    answer: Run,
+    done: Path,
+    clips: int,
+    calibration: Calibration,
+    baselines: Baselines,
+    weights: Mapping[str, str],
+    settings: EvaluationSettings,
+    progress: Say,
+) -> list[ClipRecord]:
+    """Records of all clips. Each batch is a file of `done` as soon as it is answered, and is not answered again."""
+    files = {start: done / f"clips-{start:06d}.jsonl" for start in range(0, clips, settings.batch_size)}
+    left = [start for start, file in files.items() if not file.is_file()]
+    if len(left) < len(files):
+        progress(f"goes on: {len(files) - len(left)} of {len(files)} batches of clips are answered")
+    done.mkdir(parents=True, exist_ok=True)
+    batches = answer(Answerer.batch, [(files[start], start, calibration, baselines, dict(weights)) for start in left])
+    for start, _ in zip(left, batches, strict=True):
+        progress(f"{min(start + settings.batch_size, clips)} of {clips} clips answered")
+    return [record for file in files.values() for record in read_clip_records(file)]
+
+
+def _answer_sessions(
+    answer: Run,
+    shards: Path,
+    calibration: Calibration,
+    grammar: Grammar,
+    videos: Videos,
+    settings: EvaluationSettings,
+    progress: Say,
+) -> list[Answered]:
+    tasks = session_tasks(shards, settings.timeline)
+    whole: list[Answered] = []
+    answered = answer(Answerer.session, [(task, calibration, grammar, videos) for task in tasks])
+    for task, sessions in zip(tasks, answered, strict=True):
+        whole += sessions
+        progress(f"{task}: answered as a whole")
+    return whole
 
 
 def _run(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.common.ahead import Ahead
 from pipelines.common.console import run
-from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, write_json
+from pipelines.common.files import atomic_folder, checkpoint_folder, digest, folder_digests, read_json, write_json
 from pipelines.common.storage import local_folder
 from pipelines.openpack.loader import ShardReader, order, read_manifest
 from pipelines.openpack.model_card import model_card
@@ -68,14 +68,13 @@ def finetune(base: Path, shards: Path, out: Path, settings: FinetuneSettings, pr
 def _train(base: Path, shards: Path, out: Path, settings: FinetuneSettings, progress: Say) -> None:
     """One process's part of the training."""
     from pipelines.common.vlm.ranks import joined
-    from pipelines.common.vlm.train import checkpoint_folder
 
     with joined(settings.device, settings.processes) as ranks:
         tell = progress if ranks.first else _nothing
         _require_room(base, settings, tell)
         vlm, model = _model(base, settings)
         tell(f"{_trained(model):,} trained parameters on {read_base(base).name}")
-        with checkpoint_folder(out, _key(base, shards, settings), ranks) as checkpoints:
+        with checkpoint_folder(out, _key(base, shards, settings), keeps=ranks.first) as checkpoints:
             losses = _fit(vlm, model, base, shards, out, settings, checkpoints, ranks, tell)
             if ranks.first:
                 _save(model, vlm, out, settings, read_base(base), shards, losses)

@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,16 @@ class Predictor:
     """A loaded model that answers questions about packing clips."""
 
     def __init__(
-        self, vlm: Vlm, taxonomy: Taxonomy, settings: EvaluationSettings, calibration: Calibration | None = None
+        self,
+        vlm: Vlm,
+        taxonomy: Taxonomy,
+        settings: EvaluationSettings,
+        calibration: Calibration | None = None,
+        *,
+        adapter_on: bool = True,
     ) -> None:
         self.vlm, self.taxonomy, self.settings, self.calibration = vlm, taxonomy, settings, calibration
+        self._adapter_on = adapter_on
         self.size = model_size(vlm.encoder.processor)
 
     @classmethod
@@ -68,7 +76,11 @@ class Predictor:
 
     def calibrated(self, calibration: Calibration) -> Predictor:
         """The same model with that calibration."""
-        return Predictor(self.vlm, self.taxonomy, self.settings, calibration)
+        return Predictor(self.vlm, self.taxonomy, self.settings, calibration, adapter_on=self._adapter_on)
+
+    def without_adapter(self) -> Predictor:
+        """The base of a model that was loaded with an adapter, uncalibrated; its weights are in memory once."""
+        return Predictor(self.vlm, self.taxonomy, self.settings, adapter_on=False)
 
     def answer(self, clip_ids: Sequence[str], questions: Sequence[Question]) -> list[Prediction]:
         """One prediction a question, in order, in batches of the settings' size; each from all views of its clip."""
@@ -89,7 +101,8 @@ class Predictor:
         it. Of one view, and without calibration, since there is no posterior."""
         encoder, codes, anchors = self.vlm.encoder, self.taxonomy.codes, len(questions[0].pairs)
         longest = max(len(encoder.ids(Answer((code,) * anchors, code).text())) for code in codes)
-        texts = [text for batch in self._batches(questions) for text in generate(self.vlm, batch, longest + 1)]
+        with self._weights():
+            texts = [text for batch in self._batches(questions) for text in generate(self.vlm, batch, longest + 1)]
         return [Generated.of(*one, self.taxonomy) for one in zip(clip_ids, texts, questions, strict=True)]
 
     def _batches(self, questions: Sequence[Question]) -> list[Sequence[Question]]:
@@ -98,7 +111,12 @@ class Predictor:
 
     def _score(self, questions: Sequence[Question], view: int) -> list[Scored]:
         seen = [_seen(question, view, self.settings.augment) for question in questions]
-        return score(self.vlm, seen, self.taxonomy.codes, hypotheses=self.settings.hypotheses)
+        with self._weights():
+            return score(self.vlm, seen, self.taxonomy.codes, hypotheses=self.settings.hypotheses)
+
+    def _weights(self) -> AbstractContextManager[None]:
+        """For the block the model answers with these weights."""
+        return nullcontext() if self._adapter_on else self.vlm.model.disable_adapter()
 
     def answer_video(self, path: Path, clip_id: str, keyframes: KeyframeSettings) -> Prediction:
         """The answer for the first five seconds of any video that ffmpeg reads; DataError for anything else."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.common.ahead import Ahead
 from pipelines.common.console import run
-from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, write_json
+from pipelines.common.files import atomic_folder, checkpoint_folder, digest, folder_digests, read_json, write_json
 from pipelines.openpack.settings import STAGE_VERSIONS, PretrainSettings, load_settings
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _train(out: Path, settings: PretrainSettings, progress: Say) -> None:
     from pipelines.common.vlm.encode import Encoder
     from pipelines.common.vlm.load import linear_patches
     from pipelines.common.vlm.ranks import joined
-    from pipelines.common.vlm.train import checkpoint_folder, fit
+    from pipelines.common.vlm.train import fit
 
     torch.manual_seed(settings.loop.seed)
     processor = tiny.processor(_phrases(), settings.model)
@@ -106,7 +106,7 @@ def _train(out: Path, settings: PretrainSettings, progress: Say) -> None:
     with (
         joined("cpu", settings.processes) as ranks,
         Ahead(partial(_drawn_rows, settings, ranks.index)) as rows,
-        checkpoint_folder(out, key, ranks) as checkpoints,
+        checkpoint_folder(out, key, keeps=ranks.first) as checkpoints,
     ):
         cpu = torch.device("cpu")
         losses = fit(

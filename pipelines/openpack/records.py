@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,18 +21,24 @@ from pipelines.common.files import read_jsonl, write_jsonl
 from pipelines.openpack.taxonomy import Taxonomy
 
 LabelSet = Literal["brief", "native"]
-Name = TypeVar("Name", int, str)
 
 
 class _Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Labels(_Row, Generic[Name]):
-    """Dominant and next operation in one label set."""
+class NativeLabels(_Row):
+    """Dominant and next operation, by ids of the taxonomy."""
 
-    operation: Name | None
-    next: Name | None
+    operation: int | None
+    next: int | None
+
+
+class BriefLabels(_Row):
+    """Dominant and next operation, by names of the second label set."""
+
+    operation: str | None
+    next: str | None
 
 
 class Reading(_Row):
@@ -40,8 +46,8 @@ class Reading(_Row):
 
     start: int | None
     end: int | None
-    native: Labels[int]
-    brief: Labels[str]
+    native: NativeLabels
+    brief: BriefLabels
 
     @property
     def segment(self) -> tuple[int, int] | None:
@@ -102,7 +108,8 @@ def reading(
     """A reading from native ids, with the names that stand for them; DataError for an id that is not defined."""
     start, end = segment or (None, None)
     names = [None if op_id is None else taxonomy.brief_name(op_id) for op_id in (operation, following)]
-    native, brief = Labels[int](operation=operation, next=following), Labels[str](operation=names[0], next=names[1])
+    native = NativeLabels(operation=operation, next=following)
+    brief = BriefLabels(operation=names[0], next=names[1])
     return Reading(start=start, end=end, native=native, brief=brief)
 
 

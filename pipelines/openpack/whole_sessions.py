@@ -19,7 +19,7 @@ same], "alone": [the same, without the grammar], "deviations": [as in their file
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -39,7 +39,7 @@ from pipelines.openpack.loader import read_manifest
 from pipelines.openpack.normalise import VIDEO, read_frames, run_user
 from pipelines.openpack.order_alerts import find_alerts
 from pipelines.openpack.sequences import read_sessions, sequence
-from pipelines.openpack.settings import AllSettings, NormaliseSettings, SimulationSettings
+from pipelines.openpack.settings import AllSettings, NormaliseSettings, SimulationSettings, TimelineSettings
 from pipelines.openpack.sources import SimulatedSource, read_session
 from pipelines.openpack.splits import Split
 from pipelines.openpack.taxonomy import Taxonomy
@@ -49,8 +49,6 @@ from pipelines.openpack.windows import stored
 
 if TYPE_CHECKING:
     from pipelines.openpack.predict import Predictor
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -103,22 +101,33 @@ def learn_grammar(shards: Path, taxonomy: Taxonomy) -> Grammar:
     return choose_thresholds(_labelled_boxes(shards, "val", grammar), grammar)
 
 
-def answer_sessions(
-    predictor: Predictor, shards: Path, videos: Videos, grammar: Grammar, say: Say
-) -> Iterator[Answered]:
-    """The first test sessions, as many as the settings ask for, and of simulated data those drawn with deviations.
+@dataclass(frozen=True)
+class SessionTask:
+    """What is answered as a whole: a test session with its labels, or, without any, a user's sessions drawn anew."""
 
-    DataError where the video of one is not in the folder of videos.
-    """
+    user: str
+    session: str | None = None
+    truth: tuple[Stretch, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.user}/{self.session}" if self.session else f"{self.user} drawn with deviations"
+
+
+def session_tasks(shards: Path, settings: TimelineSettings) -> list[SessionTask]:
+    """The first test sessions, as many as the settings ask for, and of simulated data those drawn with deviations."""
     test = read_sessions(shards, "test")
-    for one in test[: predictor.settings.timeline.sessions]:
-        folder = videos.folder / one.user / one.session
-        yield _answer(predictor, one.name, folder, one.stretches, videos, grammar)
-        say(f"{one.name} answered as a whole")
-    if {data["source"] for data in read_manifest(shards)["data"]} == {"simulated"}:
-        for user in sorted({one.user for one in test}):
-            yield from _answer_drawn(predictor, user, videos, grammar)
-            say(f"{user} drawn with deviations, and answered")
+    tasks = [SessionTask(one.user, one.session, tuple(one.stretches)) for one in test[: settings.sessions]]
+    if settings.planted_sessions and {data["source"] for data in read_manifest(shards)["data"]} == {"simulated"}:
+        tasks += [SessionTask(user) for user in sorted({one.user for one in test})]
+    return tasks
+
+
+def answer_session(predictor: Predictor, task: SessionTask, videos: Videos, grammar: Grammar) -> list[Answered]:
+    """One task, answered. DataError where the video of a session is not in the folder of videos."""
+    if task.session is None:
+        return list(_answer_drawn(predictor, task.user, videos, grammar))
+    folder = videos.folder / task.user / task.session
+    return [_answer(predictor, str(task), folder, task.truth, videos, grammar)]
 
 
 def session_figures(answered: Sequence[Answered], shards: Path, grammar: Grammar) -> dict[str, Any]:
@@ -171,8 +180,6 @@ def _answer_drawn(predictor: Predictor, user: str, videos: Videos, grammar: Gram
     from pipelines.openpack.simulate import DEVIATIONS, sessions
 
     count = predictor.settings.timeline.planted_sessions
-    if not count:
-        return
     simulation = videos.simulation.model_copy(update={"deviations": 1.0, "sessions": count})
     with tempfile.TemporaryDirectory() as temporary:
         raw_out, out = Path(temporary) / "raw_session", Path(temporary) / "normalized_video"

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.common.errors import DataError, SetupError
-from pipelines.common.files import atomic_folder, read_json, remove_folder, remove_leftovers, write_json
+from pipelines.common.files import atomic_folder, read_json, remove_leftovers, write_json
 from pipelines.common.vlm.encode import IGNORED, Encoded, Encoder, to_device
 from pipelines.common.vlm.optimiser import Optimisers, learning_rate, make_optimiser
 from pipelines.common.vlm.progress import Progress
@@ -218,20 +218,3 @@ def _resume(
     losses = [(step, loss) for step, loss in state["losses"]]
     progress(f"goes on after step {len(losses)} from {newest.name}, with micro-batches of {state['batch_size']}")
     return losses, state["batch_size"]
-
-
-@contextmanager
-def checkpoint_folder(out: Path, key: str, ranks: Ranks = ALONE) -> Iterator[Path]:
-    """The folder for checkpoints of the training that makes `out`; gone once that succeeded, kept when it did not.
-
-    `key` says what the checkpoints belong to (digest of settings and data): those of any other key are deleted,
-    because a run must never go on from them.
-    """
-    folder = out.with_name(f"{out.name}.checkpoints")
-    if folder.is_dir() and ranks.first:
-        for other in folder.iterdir():
-            if other.name != key:
-                shutil.rmtree(other)
-    yield folder / key
-    if ranks.first:
-        remove_folder(folder)  # in one step: a killed run must leave no half of a checkpoint to go on from
