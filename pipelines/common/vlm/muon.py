@@ -56,12 +56,13 @@ class Muon(torch.optim.Optimizer):
 
     def _step(self, weights: list[torch.nn.Parameter], rate: float, decay: float, momentum: float) -> None:
         """Nesterov's momentum, the orthogonal matrix next to it, and a step along that."""
-        gradients: list[Any] = [weight.grad for weight in weights]
-        kept = [self._momentum(weight) for weight in weights]
-        torch._foreach_lerp_(kept, gradients, 1 - momentum)
-        steps = self._orthogonal(list(torch._foreach_lerp(gradients, kept, momentum)))
-        torch._foreach_mul_(weights, 1 - rate * decay)
-        torch._foreach_add_(weights, steps, alpha=-rate)
+        updates = []
+        for weight in weights:
+            assert weight.grad is not None
+            kept = self._momentum(weight).lerp_(weight.grad, 1 - momentum)
+            updates.append(weight.grad.lerp(kept, momentum))
+        for weight, step in zip(weights, self._orthogonal(updates), strict=True):
+            weight.mul_(1 - rate * decay).sub_(step, alpha=rate)
 
     def _momentum(self, weight: torch.nn.Parameter) -> torch.Tensor:
         state = self.state[weight]
