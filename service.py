@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import pipelines.openpack
 from pipelines.common.serving import log
+from pipelines.common.serving.hosts import KnownHosts
 from pipelines.common.serving.limits import Admission, BearerToken, BodyLimit, OwnPages, Route, Watch
 from pipelines.common.serving.lines import Lines, begun
 from pipelines.common.serving.page import page, paths
@@ -45,6 +46,7 @@ ROUTES = {
     "/timeline": Route(body_bytes=2**30, seconds=15 * 60, at_once=long_videos.AT_ONCE),
 }
 TOKEN = os.environ.get("SERVICE_TOKEN") or None
+HOSTS = [name.strip() for name in os.environ.get("SERVICE_HOSTS", "").split(",") if name.strip()]
 PAGE = Path(pipelines.openpack.__file__).with_name("page")
 PROBES = ("/livez", "/readyz", "/healthz")
 
@@ -162,6 +164,8 @@ def stored_models() -> list[StoredModel]:
     # every request, also of those long answered. `max_concurrency` would refuse without Retry-After
     traffic={"timeout": max(route.seconds for route in ROUTES.values()) + 60},
     http={"host": "127.0.0.1", "port": 8000},  # pyright: ignore[reportArgumentType]  # BentoML's own are 0.0.0.0, 3000
+    # BentoML's own metrics have a series a path that anyone has ever asked for; `RequestLog` counts routes
+    metrics={"enabled": False},
     logging={"access": {"enabled": False}},  # pyright: ignore[reportArgumentType]  # `RequestLog` has a line for each
     envs=[{"name": "BENTOML_DO_NOT_TRACK", "value": "True"}],
 )
@@ -237,6 +241,7 @@ DESK = Desk(stored_models)
 # BentoML's type would have a middleware return an application; its server calls it as one, like any ASGI server.
 _add: Any = PackagingService.add_asgi_middleware
 _add(log.RequestLog, routes={*ROUTES, *PROBES, "/", "/metrics", "/docs.json"}, quiet={*PROBES, "/metrics"})
+_add(KnownHosts, names=HOSTS)
 _add(BearerToken, token=TOKEN, opened={*PROBES, *paths(PAGE)})  # a browser sends no token for a page; it holds no data
 _add(OwnPages)
 _add(Ready)

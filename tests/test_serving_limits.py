@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 from starlette.routing import Route as Place
 from starlette.types import ASGIApp, Message
 
-from pipelines.common.serving import log
+from pipelines.common.serving import log, metrics
+from pipelines.common.serving.hosts import KnownHosts
 from pipelines.common.serving.limits import Admission, BearerToken, BodyLimit, OwnPages, Pace, Route, Watch
 from pipelines.common.serving.page import page
 
@@ -75,6 +76,75 @@ def test_who_falls_silent_is_not_waited_for() -> None:
     silent = asyncio.run(use(0.6))
     assert silent.status_code == 408
     assert "No byte of the upload came" in silent.json()["error"]
+
+
+@pytest.mark.parametrize(("each", "status"), [(2000, 200), (1, 408)])
+def test_who_sends_a_byte_now_and_then_is_not_waited_for(each: int, status: int) -> None:
+    """One that is silent for no longer than is allowed, but brings less than the least rate."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(8):
+            yield bytes(each)
+            await asyncio.sleep(0.1)
+
+    async def use() -> tuple[httpx.Response, float]:
+        limited = BodyLimit(_app(_size), ROUTES, silent_s=0.3, least_rate=1000)
+        async with _client(limited) as client:
+            began = time.monotonic()
+            return await client.post("/work", content=chunks()), time.monotonic() - began
+
+    before = _refused("slow")
+    response, took = asyncio.run(use())
+    assert response.status_code == status
+    if status == 408:
+        assert took < 0.6
+        assert "less than 1 KiB/s" in response.json()["error"]
+        assert _refused("slow") == before + 1
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [
+        ("localhost:8000", True),
+        ("LOCALHOST.", True),
+        ("127.0.0.1:8000", True),
+        ("192.168.7.3", True),
+        ("[::1]:8000", True),
+        ("line-3.example:8000", True),
+        ("evil.example", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example:8000", False),
+        ("[evil]:80", False),
+        ("", False),
+    ],
+)
+def test_only_addresses_and_known_names_are_answered(host: str, known: bool) -> None:
+    """Whoever has a name of their own resolve to this machine gets nothing."""
+
+    async def use() -> httpx.Response:
+        async with _client(KnownHosts(_app(_size), ["Line-3.example"])) as client:
+            return await client.get("/work", headers={"host": host})
+
+    response = asyncio.run(use())
+    assert response.status_code == (200 if known else 421)
+    assert known or "SERVICE_HOSTS" in response.json()["error"]
+
+
+def test_paths_that_nobody_knows_share_a_series() -> None:
+    async def use() -> None:
+        async with _client(log.RequestLog(_app(_size), {"/work"}, quiet={"/work"})) as client:
+            for number in range(50):
+                await client.get(f"/{number}")
+            await client.get("/work")
+
+    def series() -> set[tuple[str, ...]]:
+        (family,) = metrics.REQUEST_SECONDS.collect()
+        return {(one.labels["route"], one.labels["status"]) for one in family.samples}
+
+    before = series()
+    asyncio.run(use())
+    assert series() - before <= {("other", "404"), ("/work", "200")}
+    assert {("other", "404"), ("/work", "200")} <= series()
 
 
 def test_a_deadline_holds_for_a_client_that_keeps_sending() -> None:

@@ -78,10 +78,11 @@ class OwnPages:
 
 class BodyLimit:
     """413 for a body of more than its route's limit, announced or streamed; the rest is not read. 408 where no byte of
-    a body comes for `silent_s`: who says nothing holds a place that others wait for."""
+    a body comes for `silent_s`, or where after `silent_s` less than `least_rate` bytes a second have come: who says
+    nothing, or a byte now and then, holds a place that others wait for. A phone with a bad signal sends 50 kB/s."""
 
-    def __init__(self, app: ASGIApp, routes: Routes, silent_s: float = 30) -> None:
-        self.app, self.routes, self.silent_s = app, routes, silent_s
+    def __init__(self, app: ASGIApp, routes: Routes, silent_s: float = 30, least_rate: float = 8 * 2**10) -> None:
+        self.app, self.routes, self.silent_s, self.least_rate = app, routes, silent_s, least_rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -90,10 +91,11 @@ class BodyLimit:
         limit = route.body_bytes if route else OTHERS
         announced = Headers(scope=scope).get("content-length", "0")
         read, size = 0, int(announced) if announced.isdecimal() else 0
-        silent = whole = began = False
+        silent = slow = whole = began = False
+        first = time.monotonic()
 
         async def watched() -> Message:
-            nonlocal read, size, silent, whole
+            nonlocal read, size, silent, slow, whole
             try:
                 # not `wait_for`, which can swallow that `Watch` ends the work: github.com/python/cpython/issues/86296
                 async with asyncio.timeout(None if whole else self.silent_s):
@@ -106,11 +108,13 @@ class BodyLimit:
             whole = not message.get("more_body")
             read += len(message.get("body", b""))
             size = max(size, read)
-            return message if size <= limit else {"type": "http.disconnect"}
+            took = time.monotonic() - first
+            slow = slow or (not (whole or began) and took > self.silent_s and read < took * self.least_rate)
+            return {"type": "http.disconnect"} if slow or size > limit else message
 
         async def unless_refused(message: Message) -> None:
             nonlocal began
-            if size <= limit and not silent:
+            if size <= limit and not (silent or slow):
                 began = True
                 await send(message)
 
@@ -118,15 +122,17 @@ class BodyLimit:
             try:
                 await self.app(scope, watched, unless_refused)
             except Exception:  # it was told that the client has gone, and may say so
-                if size <= limit and not silent:
+                if size <= limit and not (silent or slow):
                     raise
         if size > limit:
             sentence = f"The upload is larger than {limit // 2**20} MB. Cut the video, or code it smaller."
             refusal = RefusalError(413, "body", sentence, {"connection": "close"})
             await refusal.response()(scope, receive, send)
-        elif silent:
-            sentence = f"No byte of the upload came for {self.silent_s:.0f} s. Send it again."
-            refusal = RefusalError(408, "silent", sentence, {"connection": "close"})
+        elif silent or slow:
+            what = f"No byte of the upload came for {self.silent_s:.0f} s"
+            what = f"The upload comes at less than {self.least_rate / 2**10:.0f} KiB/s" if slow else what
+            sentence = f"{what}. Send it again."
+            refusal = RefusalError(408, "slow" if slow else "silent", sentence, {"connection": "close"})
             await refusal.response()(scope, receive, send)
 
 

@@ -1,4 +1,4 @@
-"""One line of JSON a request: id, route, status, seconds by stage, and what its handler noted.
+"""One line of JSON a request: id, route, status, seconds by stage, and what its handler noted; and its metrics.
 
 Belongs here: how a request is followed and written down. What may be noted is the handler's business; nothing of a
 file's content or name is.
@@ -83,7 +83,8 @@ def to_stdout() -> None:
 class RequestLog:
     """ASGI middleware, the outermost: gives each request an id (or keeps the client's), and logs it at its end.
 
-    Only `routes` are named in the log; any other path is `other`, since a path may hold a file's name. `quiet` ones,
+    Only `routes` are named in the log and in metrics; any other path is `other`, since a path may hold a file's name,
+    and each path ever asked for would stay a series. `quiet` ones,
     which are asked every few seconds, have no line.
     """
 
@@ -109,13 +110,17 @@ class RequestLog:
             await self.app(scope, receive, identified)
         finally:
             _current.reset(token)
+            route, seconds = self._route(scope["path"]), time.perf_counter() - started
+            metrics.REQUEST_SECONDS.labels(route=route, status=status).observe(seconds)
             if scope["path"] not in self.quiet:
-                self._log(scope, record, status, time.perf_counter() - started)
+                self._log(scope["method"], route, record, status, seconds)
 
-    def _log(self, scope: Scope, record: Record, status: int, seconds: float) -> None:
-        route = scope["path"] if scope["path"] in self.routes else "other"
+    def _route(self, path: str) -> str:
+        return path if path in self.routes else "other"
+
+    def _log(self, method: str, route: str, record: Record, status: int, seconds: float) -> None:
         refused = {"refused": record.refused} if record.refused else {}
-        asked = {"request_id": record.request_id, "method": scope["method"], "route": route}
+        asked = {"request_id": record.request_id, "method": method, "route": route}
         made = {"status": status, "seconds": round(seconds, 4), "stages": record.stages}
         _write({"event": "request", **asked, **made, **refused, **record.noted})
 

@@ -17,6 +17,9 @@ from prometheus_client.multiprocess import mark_process_dead
 # From one forward pass of a small model to the deadline of a request.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
+REQUEST_SECONDS = Histogram(
+    "serving_request_seconds", "Seconds of whole requests, by route and status", ["route", "status"], buckets=_SECONDS
+)
 STAGE_SECONDS = Histogram("serving_stage_seconds", "Seconds of a request in each stage", ["stage"], buckets=_SECONDS)
 QUEUE_LENGTH = Gauge("serving_queue_length", "Clips that wait to be scored", multiprocess_mode="livesum")
 IN_FLIGHT = Gauge("serving_in_flight", "Requests that are admitted", ["route"], multiprocess_mode="livesum")
