@@ -6,16 +6,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from pipelines.common.errors import SetupError
-from pipelines.common.vlm.load import load
+from pipelines.common.vlm.load import keep_frame_size, load
 from pipelines.common.vlm.published import qwen2_vl_2b
 from pipelines.common.vlm.vram import CARDS
-from pipelines.openpack.finetune import SETTINGS, clips_a_step, read_adapter
+from pipelines.openpack.finetune import SETTINGS, _kept_clips, _workers, clips_a_step, read_adapter
+from pipelines.openpack.loader import ShardReader
+from pipelines.openpack.predict import model_size
 from pipelines.openpack.settings import FinetuneSettings, load_settings
 from pipelines.openpack.vram import PRESET_CARDS, plan_of
 
@@ -123,3 +127,26 @@ def test_settings_that_cannot_work_together_are_refused(tmp_path: Path):
         (tmp_path / "settings.toml").write_text(text)
         with pytest.raises(SetupError, match=reason):
             load_settings(tmp_path / "settings.toml", preset="t4")
+
+
+def test_decoded_clips_are_kept_only_where_all_of_them_fit(toy_shards: Path, monkeypatch):
+    """With a hub processor's settings, which fix no size, a clip is eight pictures as they lie in the shard."""
+    reader, processor = ShardReader(toy_shards, "train"), SimpleNamespace(video_processor=Qwen2VLVideoProcessor())
+    keep_frame_size(processor)
+    whole = model_size(processor)
+    assert whole is None
+    clip = 8 * 336 * 336 * 3
+    monkeypatch.setattr("pipelines.openpack.finetune.KEPT_BYTES", len(reader) * clip)
+    assert _kept_clips(reader, whole) == len(reader)
+    monkeypatch.setattr("pipelines.openpack.finetune.KEPT_BYTES", len(reader) * clip - 1)
+    assert _kept_clips(reader, whole) == 0
+    assert _kept_clips(reader, 28) == len(reader)  # the embedded model's, at its own size
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "on_gpu", "expected"),
+    [(None, 2, False, 1), (None, 1, True, 6), (None, 2, True, 3), (None, 8, True, 1), (5, 2, False, 5)],
+)
+def test_a_gpu_gets_as_many_workers_as_there_are_cores(asked, processes, on_gpu, expected, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(6))
+    assert _workers(FinetuneSettings(workers=asked, processes=processes), on_gpu) == expected

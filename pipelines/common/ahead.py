@@ -1,4 +1,8 @@
-"""Makes the next steps' samples in another process while this one computes."""
+"""Makes the next steps' samples in other processes while this one computes.
+
+Not torch's DataLoader: its workers ask a sampler for what comes next, and here what comes next is a step's number
+alone, so that a resumed run sees what an undisturbed one would have seen.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,16 @@ _make: Callable[[int], object] | None = None
 
 
 class Ahead(Generic[T]):
-    """Calls `maker()` once in a spawned process, then the function it returns for each step, `depth` steps early.
+    """Calls `maker()` once in each of `workers` spawned processes, then the function it returns for each step, early
+    enough that every worker has one to make and one to come.
 
     Context manager; `ahead(step)` waits for that step's result. The function must depend on the step alone, so that
     any order of calls gives the same. Both must be picklable (module level functions, `functools.partial` of them).
     """
 
-    def __init__(self, maker: Callable[[], Callable[[int], T]], depth: int = 2) -> None:
-        self._depth = depth
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), _start, (maker,))
+    def __init__(self, maker: Callable[[], Callable[[int], T]], workers: int = 1) -> None:
+        self._depth = 2 * workers
+        self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (maker,))
         self._coming: dict[int, Future[T]] = {}
 
     def __call__(self, step: int) -> T:

@@ -8,6 +8,7 @@ whose letters it answers with) and the effective settings.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 VERSION = STAGE_VERSIONS["adapter"]
 KEPT_BYTES = 2**29  # in each process, where all that a model sees fits: decoded once instead of each epoch
+MOST_WORKERS = 8  # 16 clips in a quarter of a second
 ADAPTER, SETTINGS, CARD = "adapter.json", "settings.json", "README.md"
 
 Say = Callable[[str], None]
@@ -165,7 +167,8 @@ def _fit(
 
     count = len(ShardReader(shards, "train"))
     board = out.with_name(f"{out.name}.tensorboard") / checkpoints.name if settings.loop.tensorboard else None
-    with Ahead(partial(_training_rows, read_base(base).place(base), shards, settings, ranks.index)) as rows:
+    maker = partial(_training_rows, read_base(base).place(base), shards, settings, ranks.index)
+    with Ahead(maker, _workers(settings, vlm.device.type == "cuda")) as rows:
         given = rows
         if not settings.lora.vision:
             store = checkpoints / "features" / f"process-{ranks.index}" if settings.cache_vision else None
@@ -225,6 +228,21 @@ def _save(
         settings.save(folder / SETTINGS)
 
 
+def _workers(settings: FinetuneSettings, on_gpu: bool) -> int:
+    """Processes that make one training process's samples."""
+    if settings.workers or not on_gpu:
+        return settings.workers or 1
+    return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) // settings.processes))
+
+
+def _kept_clips(reader: ShardReader, pixels: int | None) -> int:
+    """How many decoded clips are kept: all where they fit, else none, since of a part of them none would be there when
+    it is wanted. All clips have pictures of one size."""
+    from pipelines.openpack.predict import sample_frames
+
+    return len(reader) if len(reader) * sample_frames(reader.sample(0), pixels).nbytes <= KEPT_BYTES else 0
+
+
 def _training_rows(place: str, shards: Path, settings: FinetuneSettings, rank: int) -> Callable[[int], list[Encoded]]:
     """Encoded samples of a step in process `rank`, augmented by seed and position."""
     import numpy as np
@@ -240,8 +258,7 @@ def _training_rows(place: str, shards: Path, settings: FinetuneSettings, rank: i
     keep_frame_size(processor)
     encoder, reader = Encoder(processor), ShardReader(shards, "train")
     pixels, taxonomy = model_size(processor), Taxonomy.read(shards / LABELS)
-    whole = len(reader) * 3 * (pixels or 0) ** 2 * len(reader.sample(0).jpegs)
-    kept = len(reader) if whole <= KEPT_BYTES else 0  # of a part of them nothing would be there when it is wanted
+    kept = _kept_clips(reader, pixels)
 
     torch.set_num_threads(1)
 

@@ -26,12 +26,15 @@ class Progress:
         self._settings, self._clips, self._first, self._device, self._say = settings, clips, first, device, say
         self._board = _writer(board, first) if board else None
         self._started = self._said = self._last = time.perf_counter()
+        self._waited = 0.0
 
-    def step(self, losses: list[tuple[int, float]], rate: float, saved: bool) -> None:
-        """After each step: the losses so far, the learning rate of the last one, whether a checkpoint was written."""
+    def step(self, losses: list[tuple[int, float]], rate: float, waited: float, saved: bool) -> None:
+        """After each step: the losses so far, the learning rate of the last one, how many seconds it waited for its
+        samples, and whether a checkpoint was written."""
         now = time.perf_counter()
+        self._waited += waited
         if self._board is not None:
-            self._draw(losses[-1], rate, self._clips / (now - self._last))
+            self._draw(losses[-1], rate, self._clips / (now - self._last), waited / (now - self._last))
         self._last = now
         if saved or now - self._said > SILENCE_S:
             self._said = now
@@ -47,13 +50,14 @@ class Progress:
         memory = f", {self._memory() / 2**30:.2f} GiB at most" if self._device.type == "cuda" else ""
         return (
             f"step {len(losses)}/{steps}: loss {sum(recent) / len(recent):.4f}, "
-            f"{done * self._clips / seconds:.1f} clips/s{memory}, {seconds / done * (steps - len(losses)):.0f} s left"
+            f"{done * self._clips / seconds:.1f} clips/s{memory}, input wait {self._waited / seconds:.0%}, "
+            f"{seconds / done * (steps - len(losses)):.0f} s left"
         )
 
-    def _draw(self, last: tuple[int, float], rate: float, speed: float) -> None:
+    def _draw(self, last: tuple[int, float], rate: float, speed: float, wait: float) -> None:
         assert self._board is not None
         step, loss = last
-        figures = {"loss": loss, "learning_rate": rate, "clips_per_second": speed}
+        figures = {"loss": loss, "learning_rate": rate, "clips_per_second": speed, "input_wait_share": wait}
         if self._device.type == "cuda":
             figures["peak_memory_gib"] = self._memory() / 2**30
         for name, value in figures.items():

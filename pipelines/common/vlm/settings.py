@@ -61,12 +61,13 @@ class LoraSettings(Settings):
 
 
 class AugmentSettings(Settings):
-    """How far pictures are changed; zero changes nothing."""
+    """How far pictures are changed; zero changes nothing. The defaults are for a model that has seen camera pictures:
+    it knows what cardboard and skin look like, and loses that where every clip has other colours."""
 
     crop: float = Field(default=0.1, ge=0, lt=0.5)  # of each side at most: a camera that someone has touched
     light: float = Field(default=0.25, ge=0, lt=1)  # relative brightness
-    colour: float = Field(default=0.5, ge=0, lt=1)  # mixing of the colour channels: clothes, lamps, white balance
-    palette: float = Field(default=0.3, ge=0, lt=1)  # of a random smooth map of colours, at most: each thing by itself
+    colour: float = Field(default=0.1, ge=0, lt=1)  # mixing of the colour channels: lamps, white balance
+    palette: float = Field(default=0.0, ge=0, lt=1)  # of a random smooth map of colours, at most: each thing by itself
     renumber: int = Field(default=10, ge=0)  # frames by which a bound is moved at most, or prompts are learned by heart
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,9 +75,11 @@ def fit(
     clips = settings.batch_size * settings.gradient_accumulation_steps * ranks.count
     told = Progress(settings, clips, len(losses), device, progress, board if ranks.first else None)
     for step in range(len(losses), settings.steps):
-        rate = learning_rate(step, settings)
+        rate, began = learning_rate(step, settings), time.perf_counter()
+        samples = rows(step)
+        waited = time.perf_counter() - began
         with _told_when_out_of_memory(when_full):
-            loss, batch_size = _step(model, encoder, rows(step), step, batch_size, settings, device, ranks, progress)
+            loss, batch_size = _step(model, encoder, samples, step, batch_size, settings, device, ranks, progress)
             torch.nn.utils.clip_grad_norm_(trained.values(), settings.max_grad_norm)
             optimiser.step(rate)
         optimiser.zero_grad()
@@ -84,7 +87,7 @@ def fit(
         save = (step + 1) % settings.save_steps == 0 or step + 1 == settings.steps
         if save and ranks.first:
             _save(checkpoints, trained, optimiser, losses, batch_size, settings)
-        told.step(losses, rate, save)
+        told.step(losses, rate, waited, save)
     told.close()
     model.eval()
     return losses
