@@ -15,7 +15,7 @@ from assets.plan import LINES, Plan, Target
 from assets.stale import current_plan
 from pipelines.common import console
 from pipelines.common.errors import DataError, SetupError
-from resources.guards import only_one
+from pipelines.common.locks import only_one
 from resources.home import open_instance
 
 Say = Callable[[str], None]

@@ -17,7 +17,8 @@ from typing import Any
 from dagster_pipes import PipesContext, open_dagster_pipes
 
 from pipelines.common.errors import DataError
-from resources.guards import only_one, stop_with_parent
+from pipelines.common.locks import only_one
+from resources.guards import stop_with_parent
 
 Say = Callable[[str], None]
 

@@ -179,6 +179,15 @@ def test_steps_of_muon_are_nearly_orthogonal(shape):
     torch.testing.assert_close(torch.linalg.svdvals(made - left @ right).max(), torch.tensor(0.0), atol=0.1, rtol=0)
 
 
+@pytest.mark.parametrize("size", [1e-9, 1e-5, 1e5])
+def test_steps_of_muon_do_not_depend_on_the_size_of_gradients(size):
+    """Those of an adapter begin tiny: half of its matrices are zero."""
+    matrices = torch.randn(2, 16, 48, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(orthogonal(matrices * size), orthogonal(matrices), atol=1e-4, rtol=0)
+    assert not orthogonal(torch.zeros(1, 4, 8)).any()
+    assert orthogonal(matrices * 1e-30).abs().max() < 1
+
+
 def test_muons_iterations_are_the_best_of_their_kind():
     """Each is the odd polynomial of fifth degree that is nearest to 1 on what the ones before have left."""
     low, high = muon.LEAST, 1.0

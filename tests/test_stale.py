@@ -12,8 +12,8 @@ from assets.plan import Plan
 from assets.refresh import explain, refresh
 from assets.stale import current_plan, describe
 from pipelines.common.errors import SetupError
+from pipelines.common.locks import only_one
 from pipelines.openpack.settings import AllSettings, ClipSettings, NormaliseSettings
-from resources.guards import only_one
 from resources.paths import Paths
 
 AFTER = ["shards", "adapter", "evaluation", "bento"]

@@ -28,6 +28,7 @@ from pipelines.common.files import (
     remove_leftovers,
     write_json,
 )
+from pipelines.common.locks import output_lock
 from pipelines.common.orphans import end_with_parent
 from pipelines.common.threads import one_thread
 
@@ -87,9 +88,16 @@ def run_items(
     `work(payload, folder)` writes into an empty `folder` and returns the summary; it must be importable, since it runs
     in a spawned process (decoders are not fork-safe). A `DataError` sets the item aside; any other error, and
     `SetupError` as of a full disk, stops the run, once the items that are being worked on are done. Folders of items
-    that are no longer named are removed. `progress(record, computed)` is called once an item.
+    that are no longer named are removed. `progress(record, computed)` is called once an item. Waits while another
+    process works on the same `out`.
     """
-    items = list(items)
+    with output_lock(out):
+        return _run_items(list(items), work, out, recipe, workers, progress)
+
+
+def _run_items(
+    items: list[Item], work: Work, out: Path, recipe: str, workers: int | None, progress: Told
+) -> list[Record]:
     out.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out)
     _remove_others(out, {item.name for item in items})

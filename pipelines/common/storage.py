@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from pipelines.common.console import run
 from pipelines.common.disk import check_room
 from pipelines.common.errors import DataError, SetupError
 from pipelines.common.files import atomic_file, digest, file_digest, folder_digests, write_json
+from pipelines.common.locks import output_lock
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -119,7 +119,7 @@ def fetch_folder(url: str, folder: Path, progress: Say = print) -> int:
         what = "nothing is published there" if index is None else "it is not published completely"
         raise DataError(what, file=url, cure="Publish it: python -m pipelines.common.storage FOLDER URL")
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with output_lock(folder):
         return _mirror(place, index, folder, progress)
 
 

@@ -33,6 +33,7 @@ from typing import Any
 from pipelines.common.console import run
 from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_folder, checkpoint_folder, digest, write_json, write_jsonl
+from pipelines.common.locks import output_lock
 from pipelines.common.storage import local_folder
 from pipelines.openpack.answering import Answerer, Models, Run, answering
 from pipelines.openpack.baselines import Baselines, fit
@@ -74,7 +75,22 @@ def evaluate(
     `videos` of them. `split` is whose clips are answered: `val` is for choosing settings, and its figures are no
     result, since the calibration was fitted on its clips. DataError where the adapter is another base's, where a shard
     is damaged, where there is no clip to train on or to answer, or where a video is missing; `out` stays as it was.
+    Waits while another process writes there.
     """
+    with output_lock(out, progress):
+        return _evaluate(base, adapter, shards, out, settings, progress, videos, split)
+
+
+def _evaluate(
+    base: Path,
+    adapter: Path,
+    shards: Path,
+    out: Path,
+    settings: EvaluationSettings,
+    progress: Say,
+    videos: Videos | None,
+    split: Split,
+) -> dict[str, Any]:
     base_model, tuned = read_base(base), read_adapter(adapter)
     if tuned.base_digest != base_model.digest:
         what = f"it was trained on {tuned.base} ({tuned.base_digest}), here is {base_model.name} ({base_model.digest})"

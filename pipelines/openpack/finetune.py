@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.common.ahead import Ahead
 from pipelines.common.console import run
 from pipelines.common.files import atomic_folder, checkpoint_folder, digest, folder_digests, read_json, write_json
+from pipelines.common.locks import output_lock
 from pipelines.common.storage import local_folder
 from pipelines.openpack.loader import ShardReader, order, read_manifest
 from pipelines.openpack.model_card import model_card
@@ -58,11 +60,12 @@ def finetune(base: Path, shards: Path, out: Path, settings: FinetuneSettings, pr
 
     In `settings.processes` processes alike, each with its share of every step; this one writes and tells. It starts the
     others, unless a launcher has. SetupError, before weights are read, where the GPU is missing, busy or too small, or
-    where a launcher has started another number of processes.
+    where a launcher has started another number of processes. Waits while another training writes to `out`.
     """
-    from pipelines.common.vlm.ranks import together
+    from pipelines.common.vlm.ranks import started_first, together
 
-    with together(settings.processes, partial(_train, base, shards, out, settings, _nothing)):
+    others = partial(_train, base, shards, out, settings, _nothing)
+    with output_lock(out, progress) if started_first() else nullcontext(), together(settings.processes, others):
         _train(base, shards, out, settings, progress)
     return read_adapter(out)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pipelines.common.ahead import Ahead
 from pipelines.common.console import run
 from pipelines.common.files import atomic_folder, checkpoint_folder, digest, folder_digests, read_json, write_json
+from pipelines.common.locks import output_lock
 from pipelines.openpack.settings import STAGE_VERSIONS, PretrainSettings, load_settings
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ class BaseModel:
 def make_base(vlm: str, out: Path, settings: PretrainSettings, progress: Say = print) -> BaseModel:
     """Makes or names the base model and writes it to `out`, whole or not at all.
 
-    SetupError where a named model's configuration cannot be had.
+    SetupError where a named model's configuration cannot be had. Waits while another process writes there.
     """
-    base = _train_tiny(out, settings, progress) if vlm == TINY else _named(vlm, out)
+    with output_lock(out, progress):
+        base = _train_tiny(out, settings, progress) if vlm == TINY else _named(vlm, out)
     progress(f"base model {base.name}: {base.parameters:,} parameters")
     return base
 

@@ -38,6 +38,7 @@ from pipelines.common.console import run
 from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_folder, digest, file_digest, write_json
 from pipelines.common.incremental import Record, read_records
+from pipelines.common.locks import output_lock
 from pipelines.openpack.clip_plan import Clip
 from pipelines.openpack.clips import CLIPS, frame_file, read_clips
 from pipelines.openpack.loader import MANIFEST, UNIFORM
@@ -110,8 +111,13 @@ def write_shards(clips_root: Path, out: Path, settings: ShardSettings) -> dict[s
     """Packs the clips below `<clips_root>/<user>/<session>/` into `out`, replacing it in one step; the manifest.
 
     DataError where no clip belongs to a split, where one person would be in two splits, or where a file is not what
-    the stage clips wrote; `out` then stays as it was.
+    the stage clips wrote; `out` then stays as it was. Waits while another process writes there.
     """
+    with output_lock(out):
+        return _write_shards(clips_root, out, settings)
+
+
+def _write_shards(clips_root: Path, out: Path, settings: ShardSettings) -> dict[str, Any]:
     users = sorted(path.name for path in clips_root.glob("*") if path.is_dir() and not path.name.startswith("."))
     records = [(user, record) for user in users for record in read_records(clips_root / user)]
     sessions = [_Session(user, clips_root / user / one.name, one) for user, one in records if one.ok]

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from filelock import FileLock
 from pydantic import AliasChoices, BaseModel, Field, ValidationError, field_validator
 from tqdm import tqdm
 
@@ -26,6 +25,7 @@ from pipelines.common.download import Progress, download, get_json
 from pipelines.common.errors import DataError, SetupError
 from pipelines.common.files import digest
 from pipelines.common.incremental import Record, Told, untold
+from pipelines.common.locks import output_lock
 from pipelines.common.unpack import unpack
 from pipelines.openpack.settings import STAGE_VERSIONS, View, ZenodoSettings, load_settings
 from pipelines.openpack.sources import LocalSource
@@ -89,7 +89,7 @@ class ZenodoSource:
         with writing(root):
             root.mkdir(parents=True, exist_ok=True)
         archive = root / f"{user}.zip"
-        with FileLock(root / f".{user}.lock"):  # another run may want the same user; it waits and finds them there
+        with output_lock(root / user):  # another run may want the same user; it waits and finds them there
             if not (root / user).is_dir():
                 self._download(archive)
                 limits = self.settings.unpacked_limit_bytes, self.settings.unpacked_limit_ratio

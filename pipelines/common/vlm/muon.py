@@ -124,9 +124,10 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
     """
     tall = matrices.shape[1] > matrices.shape[2]
     wide = (matrices.mT if tall else matrices).to(_dtype(matrices.device))
+    wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)  # fourth powers of small steps are no numbers
     gram = wide @ wide.mT
     square = gram @ gram
-    norm = square.norm(dim=(1, 2), keepdim=True).clamp(min=1e-28).sqrt()  # of the squares of singular values
+    norm = square.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12).sqrt()  # of the squares of singular values
     gram, square, applied = gram / norm, square / norm**2, None
     for number, (a, b, c) in enumerate(COEFFICIENTS):
         polynomial = gram * b + square * c if number == 0 else torch.baddbmm(gram, gram, gram, beta=b, alpha=c)

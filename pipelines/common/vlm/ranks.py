@@ -167,6 +167,11 @@ def _run(place: dict[str, str], work: Callable[[], object], told: Connection) ->
         told.send(error)
 
 
+def started_first() -> bool:
+    """Whether this is the first of the processes that a launcher has started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _places(processes: int) -> list[dict[str, str]]:
     """For each process the variables by which it finds the others, those that launchers set."""
     with socket.socket() as free:
