@@ -49,12 +49,14 @@ TOKEN = os.environ.get("SERVICE_TOKEN") or None
 HOSTS = [name.strip() for name in os.environ.get("SERVICE_HOSTS", "").split(",") if name.strip()]
 PAGE = Path(pipelines.openpack.__file__).with_name("page")
 PROBES = ("/livez", "/readyz", "/healthz")
+CLIP_FORMAT = "/clip-format"  # asked by the page before it has a token: three numbers, no data
 
 Operation = Annotated[str, Field(description="a name of the second label set that the adapter was trained with")]
 
 
 class TemporalSegment(bentoml.IODescriptor):
-    """Frames at 25 a second from the start of the video, half-open: `end_frame` is the first after the segment."""
+    """Frames from the start of the video, half-open: `end_frame` is the first after the segment. The header
+    X-Frames-Per-Second says how many a second has."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,7 +65,7 @@ class TemporalSegment(bentoml.IODescriptor):
 
 
 class Answer(bentoml.IODescriptor):
-    """What fills most of the first five seconds, and what follows it."""
+    """What fills most of the first clip of a video, and what follows it. GET /clip-format says how long a clip is."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -75,7 +77,7 @@ class Answer(bentoml.IODescriptor):
 
 
 class Shown(bentoml.IODescriptor):
-    """Frames of the first five seconds: pair i of them stands for the stretch `[bounds[i], bounds[i + 1])`."""
+    """Frames of the first clip of a video: pair i of them stands for the stretch `[bounds[i], bounds[i + 1])`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -83,7 +85,7 @@ class Shown(bentoml.IODescriptor):
     bounds: list[int] = Field(description="where the stretches begin, and where the last one ends")
     frames: list[int] = Field(description="numbers of the frames, in order")
     pairs: list[tuple[int, int]] = Field(description="the same frames, two for each stretch")
-    pictures: list[str] = Field(description="each frame as data:image/jpeg;base64,…, 336 pixels a side")
+    pictures: list[str] = Field(description="each frame as data:image/jpeg;base64,…, as large as GET /clip-format says")
 
 
 class Timeline(bentoml.IODescriptor):
@@ -101,7 +103,7 @@ class Timeline(bentoml.IODescriptor):
 class Upload(bentoml.IODescriptor):
     """A form with one file in the field `video`."""
 
-    video: Path = Field(description="any video that ffmpeg reads, of at least 0.8 seconds")
+    video: Path = Field(description="any video that ffmpeg reads and that is not too short for its eight frames")
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: Any) -> Upload:
@@ -184,7 +186,7 @@ class PackagingService:
 
     @bentoml.api(route="/predict", input_spec=Upload, output_spec=Answer)
     async def predict(self, video: UploadFile | str | None) -> JSONResponse:
-        """The operation that fills most of the first five seconds of a video, its frames, and the one that follows."""
+        """The operation that fills most of the first clip of a video, its frames, and the one that follows."""
         try:
             upload = Upload.file(video)
             reply = await DESK.predict(upload.file, upload.filename)
@@ -194,7 +196,7 @@ class PackagingService:
 
     @bentoml.api(route="/keyframes", input_spec=Upload, output_spec=Shown)
     async def keyframes(self, video: UploadFile | str | None) -> JSONResponse:
-        """What the model is shown of the first five seconds of a video: eight frames, chosen from the picture alone."""
+        """What the model is shown of the first clip of a video: frames that are chosen from the picture alone."""
         try:
             upload = Upload.file(video)
             reply = await DESK.keyframes(upload.file, upload.filename)
@@ -233,6 +235,14 @@ class Ready:
         await JSONResponse(told, status)(scope, receive, send)
 
 
+async def clip_format(request: Request) -> JSONResponse:
+    """How long, how fast and how large a clip is to the model that answers now."""
+    try:
+        return JSONResponse(await DESK.clip_format())
+    except RefusalError as refusal:
+        return refusal.response()
+
+
 async def docs(request: Request) -> JSONResponse:
     return JSONResponse(described(PackagingService.openapi_spec.asdict(), ROUTES, token=TOKEN is not None))
 
@@ -240,14 +250,16 @@ async def docs(request: Request) -> JSONResponse:
 DESK = Desk(stored_models)
 # BentoML's type would have a middleware return an application; its server calls it as one, like any ASGI server.
 _add: Any = PackagingService.add_asgi_middleware
-_add(log.RequestLog, routes={*ROUTES, *PROBES, "/", "/metrics", "/docs.json"}, quiet={*PROBES, "/metrics"})
+_add(log.RequestLog, routes={*ROUTES, *PROBES, "/", "/metrics", "/docs.json", CLIP_FORMAT}, quiet={*PROBES, "/metrics"})
 _add(KnownHosts, names=HOSTS)
-_add(BearerToken, token=TOKEN, opened={*PROBES, *paths(PAGE)})  # a browser sends no token for a page; it holds no data
+# a browser sends no token for a page; it holds no data
+_add(BearerToken, token=TOKEN, opened={*PROBES, CLIP_FORMAT, *paths(PAGE)})
 _add(OwnPages)
 _add(Ready)
 _add(Admission, routes=ROUTES)
 _add(Watch, routes=ROUTES)
 _add(BodyLimit, routes=ROUTES)
-PackagingService.mount_asgi_app(Starlette(routes=[Place("/docs.json", docs)]), name="docs")
+PLACES = [Place("/docs.json", docs), Place(CLIP_FORMAT, clip_format)]
+PackagingService.mount_asgi_app(Starlette(routes=PLACES), name="docs")
 if PAGE.is_dir():
     PackagingService.mount_asgi_app(page(PAGE), name="page")

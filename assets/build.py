@@ -70,7 +70,7 @@ def build(
             *model_assets(settings, names, resources["vlm"].name),
             *result_assets(settings),
         ],
-        asset_checks=all_checks(settings.normalise, users),
+        asset_checks=all_checks(settings.clip_format.video, users),
         jobs=ray_jobs(names, resources["paths"], lambda: project),
         resources=resources,
         executor=dg.in_process_executor,  # a process a step would cost seconds for steps that follow one another anyway

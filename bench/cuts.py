@@ -44,8 +44,9 @@ def measured(data: Path) -> Iterator[tuple[Clip, Signal]]:
     for user in (*SPLITS["train"], *SPLITS["val"]):
         for session in sorted(path for path in (data / "clips" / user).iterdir() if path.is_dir()):
             clips, video = read_clips(session), data / "normalized_video" / user / session.name
+            starts, length = [clip.start_frame for clip in clips], clips[0].n_frames if clips else 0
             repeated = read_frames(video)["repeated"].to_numpy(bool)
-            seen = look(stored(video / VIDEO, repeated), [clip.start_frame for clip in clips])
+            seen = look(stored(video / VIDEO, repeated), starts, length)
             for clip, stretch in zip(clips, seen, strict=True):
                 yield clip, stretch.signal
 

@@ -20,6 +20,7 @@ import torch
 from peft import prepare_model_for_kbit_training
 from transformers import Qwen2VLForConditionalGeneration
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.console import run
 from pipelines.common.errors import SetupError
 from pipelines.common.files import write_json
@@ -42,7 +43,7 @@ from pipelines.openpack.taxonomy import OPENPACK
 RESULTS = Path(__file__).with_name("gpu.json")
 LORA = LoraSettings(vision=False)
 WARM, TIMED = 2, 5  # steps
-IMAGE = 336
+IMAGE = DEFAULT_FORMAT.size
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def write_model(folder: Path, config: Any, device: torch.device) -> None:
 def questions(count: int, frames: int) -> list[Question]:
     """Drawn at random, with frames in pairs."""
     rng = np.random.default_rng(0)
-    bounds = tuple(int(bound) for bound in np.linspace(0, 125, frames // 2 + 1))
+    bounds = tuple(int(bound) for bound in np.linspace(0, DEFAULT_FORMAT.frames, frames // 2 + 1))
     pairs = tuple((low + 1, low + 2) for low in bounds[:-1])
     text = instruction(OPENPACK)
     return [

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.media import VideoReader
 from pipelines.openpack import clips, normalise
 from pipelines.openpack.clips import frame_file
@@ -78,7 +79,7 @@ def _files(root: Path, sample: Sample) -> list[Path]:
 def _decode(video: Path, numbers: np.ndarray) -> np.ndarray:
     with VideoReader(video) as reader:
         frames = reader.frames(numbers)
-    size = AllSettings().normalise.size
+    size = DEFAULT_FORMAT.size
     return np.stack([np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BOX)) for one in frames])
 
 

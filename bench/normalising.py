@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.ffmpeg_process import ffmpeg_exe
 from pipelines.common.media import packet_times, transcode
 from pipelines.openpack.settings import NormaliseSettings, SimulationSettings
@@ -34,7 +35,7 @@ def _normalise(video: Path, out: Path) -> float:
     """With the stage's settings, and its look at the times before and after."""
     out.unlink(missing_ok=True)
     started = time.perf_counter()
-    encoding = NormaliseSettings().model_dump(include={"fps", "size", "crf", "preset", "gop", "threads"})
+    encoding = {**NormaliseSettings().encoding(DEFAULT_FORMAT), "size": DEFAULT_FORMAT.size}
     transcode(video, out, packet_times(video), tolerance_s=0.001, **encoding)
     return time.perf_counter() - started
 

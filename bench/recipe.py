@@ -19,17 +19,18 @@ import ffmpeg
 import numpy as np
 from PIL import Image
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.ffmpeg_process import ffmpeg_exe
 from pipelines.common.keyframes import KeyframeSettings, Meter, choose
 from pipelines.openpack import clip_plan, clips, normalise, release
 from pipelines.openpack.annotations import read_operations
-from pipelines.openpack.settings import CLIP_FRAMES, ClipSettings, NormaliseSettings, ShardSettings, SimulationSettings
+from pipelines.openpack.settings import ClipSettings, NormaliseSettings, ShardSettings, SimulationSettings
 from pipelines.openpack.shards import write_shards
 from pipelines.openpack.simulate import write_session
 from pipelines.openpack.sources import LocalSource
 
 USER, SESSIONS, WORKERS = "U0101", ("S0100", "S0200"), 2
-SIZE, FPS = NormaliseSettings().size, NormaliseSettings().fps
+SIZE, FPS, CLIP_FRAMES = DEFAULT_FORMAT.size, DEFAULT_FORMAT.fps, DEFAULT_FORMAT.frames
 
 
 def word_for_word() -> dict[str, Any]:
@@ -93,11 +94,11 @@ def _recipe_session(root: Path, shared: bool, session: str) -> list[tuple[str, b
     timeline = read_operations(release.annotation_file(root / "release", USER, session))
     start = release.read_video_start(release.stream_place(root / "release", USER, session, "video"))
     made = []
-    for clip in clip_plan.plan(timeline, start, len(files), ClipSettings(), training=True):
+    for clip in clip_plan.plan(timeline, start, len(files), ClipSettings(), DEFAULT_FORMAT, training=True):
         start_frame, end = clip.start_frame, clip.start_frame + CLIP_FRAMES
         signal = whole.signal(start_frame, end) if whole else _measure(files[start_frame:end]).signal(0, CLIP_FRAMES)
         shown = choose(signal, KeyframeSettings()).frames
-        key = clip_plan.clip_id(USER, session, clip.start_frame)
+        key = clip_plan.clip_id(USER, session, clip.start_frame, FPS)
         target = clip.target.model_dump_json().encode()
         made.append((key, target, [files[clip.start_frame + frame] for frame in shown]))
     return made

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.vlm import dialogue, tiny
 from pipelines.common.vlm.dialogue import ANSWER_PHRASES, Question
 from pipelines.common.vlm.encode import Encoder
@@ -20,7 +21,7 @@ from pipelines.openpack.taxonomy import OPENPACK
 
 CODES, INSTRUCTION = OPENPACK.codes, instruction(OPENPACK)
 CLIPS, ROUNDS, HYPOTHESES = 8, 3, 8
-BOUNDS, PAIRS = (0, 30, 60, 90, 125), ((10, 11), (40, 42), (70, 71), (100, 102))
+BOUNDS, PAIRS = (0, 30, 60, 90, DEFAULT_FORMAT.frames), ((10, 11), (40, 42), (70, 71), (100, 102))
 
 
 def run() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.files import folder_digests, write_json
 from pipelines.common.media import VideoWriter
 from pipelines.common.vlm.settings import LoraSettings
@@ -33,9 +34,10 @@ from pipelines.openpack.bundle import NAME, BundleSettings, bundle_digest, write
 from pipelines.openpack.calibrate import Calibration, count_transitions
 from pipelines.openpack.finetune import ADAPTER, Adapter
 from pipelines.openpack.grammar import learn
+from pipelines.openpack.preparation import PREPARATION, Preparation
 from pipelines.openpack.pretrain import BASE, TINY, BaseModel
 from pipelines.openpack.prompt import instruction
-from pipelines.openpack.settings import CLIP_FRAMES, PretrainSettings, load_settings
+from pipelines.openpack.settings import PretrainSettings, load_settings
 from pipelines.openpack.taxonomy import LABELS, OPENPACK
 
 ROOT = Path(__file__).parents[1]
@@ -148,10 +150,12 @@ def _stored(folder: Path, home: Path) -> Path:
     _write_model(base, adapter)
     calibration = Calibration(transitions=count_transitions([], OPENPACK))
     settings = load_settings(preset=TINY)
+    Preparation.of(settings).save(adapter / PREPARATION)
     once = settings.evaluation.model_copy(update={"views": 1})  # the plain handler looks at a clip once, too
-    settings = BundleSettings(keyframes=settings.keyframes, evaluation=once)
+    settings = BundleSettings(evaluation=once)
     data = [{"source": "none", "view": "none"}]
-    grammar = learn([[Stretch(one.id, 0, CLIP_FRAMES) for one in OPENPACK.operations]], OPENPACK)  # of any order
+    stretches = [Stretch(one.id, 0, DEFAULT_FORMAT.frames) for one in OPENPACK.operations]
+    grammar = learn([stretches], OPENPACK)  # of any order
     write_bundle(base, adapter, folder / "bundle", settings, calibration, grammar, data)
     # BentoML reads BENTOML_HOME once, at its import: in a process of its own, so that this one's stays what it is
     version = bundle_digest(folder / "bundle")

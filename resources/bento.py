@@ -20,7 +20,7 @@ from pipelines.openpack.bundle import NAME, BundleSettings, bundle_digest, write
 from pipelines.openpack.calibrate import CALIBRATION, Calibration
 from pipelines.openpack.finetune import read_adapter
 from pipelines.openpack.grammar import GRAMMAR, Grammar
-from pipelines.openpack.settings import EvaluationSettings, load_settings
+from pipelines.openpack.settings import EvaluationSettings
 
 ROOT = Path(__file__).parents[1]
 BENTOFILE = ROOT / "bentofile.yaml"
@@ -66,8 +66,8 @@ def _as_evaluated(adapter: Path, evaluation: Path) -> tuple[BundleSettings, Cali
         cure = "Materialise `evaluation` again: nothing is served that was not evaluated."
         raise DataError("these are the figures of another adapter", file=evaluation / "report.json", cure=cure)
     scored = EvaluationSettings.load(evaluation / "settings.json")
-    settings = BundleSettings(keyframes=load_settings().keyframes, evaluation=scored)
-    return settings, Calibration.load(evaluation / CALIBRATION), Grammar.load(evaluation / GRAMMAR), run["data"]
+    served = Calibration.load(evaluation / CALIBRATION), Grammar.load(evaluation / GRAMMAR)
+    return BundleSettings(evaluation=scored), *served, run["data"]
 
 
 def _store_model(bundle: Path, metadata: dict[str, Any]) -> Any:

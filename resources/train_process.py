@@ -24,11 +24,13 @@ Say = Callable[[str], None]
 
 
 def make_base(settings: dict[str, Any], arguments: dict[str, str], say: Say) -> dict[str, Any]:
+    from pipelines.common.clip_format import ClipFormat
     from pipelines.openpack.pretrain import make_base
     from pipelines.openpack.settings import PretrainSettings
 
     recipe = PretrainSettings.model_validate(settings)
-    return asdict(make_base(arguments["vlm"], Path(arguments["out"]), recipe, progress=say))
+    clips = ClipFormat.model_validate_json(arguments["clip_format"])
+    return asdict(make_base(arguments["vlm"], Path(arguments["out"]), recipe, progress=say, clip_format=clips))
 
 
 def finetune(settings: dict[str, Any], arguments: dict[str, str], say: Say) -> dict[str, Any]:

@@ -40,15 +40,13 @@ class World:
         items = [Item(name, {"content": text}, text) for name, text in self.sessions[user].items()]
         return self._stage("raw_session", user, items, out, "1", lambda text: text)
 
-    def normalise(self, user: str, raw: Path, out: Path, settings: Settings, progress: Callable) -> list[Record]:
+    def normalise(self, user: str, raw: Path, out: Path, settings: Settings, **more: Any) -> list[Record]:
         if user in self.broken:
             raise RuntimeError(f"no luck with {user}")
         seen = {name: value for name, value in settings.model_dump().items() if name not in UNSEEN}
         return self._next("normalized_video", user, [raw], out, settings.digest(), seen)
 
-    def clips(
-        self, user: str, normalized: Path, raw: Path, out: Path, *settings: Any, progress: Callable
-    ) -> list[Record]:
+    def clips(self, user: str, normalized: Path, raw: Path, out: Path, *settings: Any, **more: Any) -> list[Record]:
         recipe = digest([part.digest() for part in settings])
         return self._next("clips", user, [normalized, raw], out, recipe, recipe)
 
@@ -59,7 +57,7 @@ class World:
         shard = {"file": "a.tar", "digest": digest([texts, settings.digest()]), "bytes": 1}
         users = [path.name for path in clips.iterdir()]
         content = {"persons": {user: user for user in users}, "sessions": texts, "samples": texts, "shards": [shard]}
-        return {"splits": {"train": content}, "set_aside": {}}
+        return {"splits": {"train": content}, "set_aside": {}, "preparation": ""}
 
     def evaluate(
         self, base: Path, adapter: Path, shards: Path, out: Path, settings: Settings, progress: Callable, videos: Any

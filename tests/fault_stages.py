@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pipelines.common.clip_format import ClipFormat
 from pipelines.common.keyframes import KeyframeSettings
 from pipelines.openpack import clips, normalise
 from pipelines.openpack.settings import ClipSettings, NormaliseSettings, ShardSettings, SimulationSettings
@@ -10,7 +11,7 @@ from pipelines.openpack.sources import SimulatedSource
 
 USER = "U0101"
 SIMULATION = SimulationSettings(sessions=2, boxes=1, duration_scale=0.2, width=160, height=120)
-NORMALISE = NormaliseSettings(size=112)
+CLIPS = ClipFormat(size=112)
 
 
 def raw_session(root: Path, workers: int = 1) -> None:
@@ -19,12 +20,13 @@ def raw_session(root: Path, workers: int = 1) -> None:
 
 def normalized_video(root: Path, workers: int = 1) -> None:
     raw, out = root / "raw_session" / USER, root / "normalized_video" / USER
-    normalise.run_user(USER, raw, out, NORMALISE, workers=workers)
+    normalise.run_user(USER, raw, out, NormaliseSettings(), workers=workers, clip_format=CLIPS)
 
 
 def cut_clips(root: Path, workers: int = 1) -> None:
     before = root / "normalized_video" / USER, root / "raw_session" / USER
-    clips.run_user(USER, *before, root / "clips" / USER, ClipSettings(), KeyframeSettings(), workers=workers)
+    recipe = ClipSettings(), KeyframeSettings()
+    clips.run_user(USER, *before, root / "clips" / USER, *recipe, workers=workers, clip_format=CLIPS)
 
 
 def pack(root: Path, settings: ShardSettings | None = None) -> None:

@@ -31,6 +31,7 @@ POLICY = "; ".join(
     [*(f"{name} 'none'" for name in _NONE), *_OWN, "img-src 'self' blob: data:", "media-src 'self' blob:"]
 )
 SOURCE = {"X-Model": "none, canned answers", "X-Adapter": "none", "X-Label-Set": "brief", "X-Data": "written by hand"}
+SOURCE |= {"X-Frames-Per-Second": "25"}
 
 
 @dataclass
@@ -50,6 +51,7 @@ class PageServer:
     answers: dict[str, Any] = field(default_factory=dict)
     refusals: list[Response] = field(default_factory=list)  # what the next requests get instead, in order
     token: str | None = None  # else anything without it is refused
+    clip_format: dict[str, float] = field(default_factory=lambda: {"fps": 25, "seconds": 5, "frames": 125, "size": 336})
     held: bool = False  # answers to predict and timeline wait until this is False
     log: list[Asked] = field(default_factory=list)
     left: Queue[str] = field(default_factory=Queue)  # paths whose client went before its answer
@@ -76,7 +78,10 @@ class PageServer:
                 self.left.put(path)
                 return Response()
             await asyncio.sleep(0.01)
-        return JSONResponse(self.answers[path], headers=SOURCE)
+        return JSONResponse(self.answers[path], headers={**SOURCE, "X-Frames-Per-Second": str(self.clip_format["fps"])})
+
+    async def formatted(self, request: Request) -> Response:
+        return JSONResponse(self.clip_format)
 
     async def lines(self) -> AsyncIterator[str]:
         *progress, last = self.answers["/timeline"]
@@ -105,6 +110,7 @@ def serving() -> Iterator[PageServer]:
     """A server on a free port of this machine, until the block ends."""
     ours = PageServer()
     routes = [Route(path, ours.answer, methods=["POST"]) for path in ("/predict", "/keyframes", "/timeline")]
+    routes.append(Route("/clip-format", ours.formatted))
     app = Starlette(routes=[*routes, Mount("/", _Files(directory=PAGE, html=True))])
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1)
     server, started = uvicorn.Server(config), threading.Event()

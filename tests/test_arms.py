@@ -204,7 +204,7 @@ def test_the_real_model_is_told_apart_from_a_blind_and_a_shuffled_one(toy_base: 
     elsewhere = shown_frames(swapped, predictor.size, OPENPACK)
     grey = np.full_like(sample_frames(first, predictor.size), 128)
     questions = [shown[TUNED], shown["blind"], shown["shuffled_frames"], shown["uniform_frames"]]
-    questions += [elsewhere[TUNED], elsewhere["blind"], clip_question(grey, first.clip.keyframes, OPENPACK)]
+    questions += [elsewhere[TUNED], elsewhere["blind"], clip_question(grey, first.clip.keyframes, OPENPACK, 25)]
     saw, blind, shuffled, uniform, saw_other, blind_other, by_hand = (
         list(one.what.values()) for one in predictor.answer([""] * len(questions), questions)
     )

@@ -14,13 +14,12 @@ from packaging.utils import canonicalize_name
 
 from pipelines.common.errors import DataError
 from pipelines.common.files import folder_digests, read_json, write_json
-from pipelines.common.keyframes import KeyframeSettings
 from pipelines.openpack.bundle import BundleSettings, bundle_digest, read_bundle, write_bundle
-from pipelines.openpack.settings import EvaluationSettings, load_settings
+from pipelines.openpack.settings import EvaluationSettings
 from resources.bento import Bento, build
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = BundleSettings(keyframes=KeyframeSettings(method="motion"), evaluation=EvaluationSettings(batch_size=3))
+SETTINGS = BundleSettings(evaluation=EvaluationSettings(batch_size=3))
 UNSEEN = {"bentoml", "bitsandbytes", "torchvision"}  # transformers loads the last two itself when it needs them
 
 
@@ -120,9 +119,7 @@ def test_the_stored_model_holds_what_the_evaluation_ran_with(stages: Path, home:
     name, version = built.model_tag.split(":")
     folder = home / "models" / name / version
     bundle = read_bundle(folder)
-    assert bundle.settings == BundleSettings(
-        keyframes=load_settings().keyframes, evaluation=EvaluationSettings(hypotheses=5)
-    )
+    assert bundle.settings == BundleSettings(evaluation=EvaluationSettings(hypotheses=5))
     assert bundle.calibration == toy_bento.CALIBRATED
     assert version == bundle_digest(folder)
     assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".yaml"}

@@ -29,6 +29,7 @@ def clip(start: int, target: tuple[int, int, int, int], boundaries: tuple[int, .
         user=user,
         session="S1",
         start_frame=start,
+        n_frames=125,
         kind="boundary",
         target=Target(**named),
         boundaries=boundaries,

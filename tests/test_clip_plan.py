@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.openpack import clip_plan
 from pipelines.openpack.annotations import Segment, Timeline, read_operations, write_operations
 from pipelines.openpack.clip_plan import PlannedClip, Target, clip_id, describe, session_spans
@@ -13,7 +14,7 @@ from pipelines.openpack.settings import ClipSettings
 from pipelines.openpack.splits import split_of
 
 START = 1_648_531_522_143  # unix ms of the first operation
-SETTINGS = ClipSettings(seed=7, boundary_clips=2, transition_clips=1, inside_clips=1, evaluation_slack=12)
+SETTINGS = ClipSettings(seed=7, boundary_clips=2, transition_clips=1, inside_clips=1, evaluation_slack_s=0.5)
 
 
 def timeline(*parts: tuple[int, float], user: str = "U0101", session: str = "S0100") -> Timeline:
@@ -24,7 +25,7 @@ def timeline(*parts: tuple[int, float], user: str = "U0101", session: str = "S01
 
 
 def plan(line: Timeline, first_ms: int, n_frames: int, settings: ClipSettings) -> list[PlannedClip]:
-    return clip_plan.plan(line, first_ms, n_frames, settings, training=split_of(line.user) == "train")
+    return clip_plan.plan(line, first_ms, n_frames, settings, DEFAULT_FORMAT, training=split_of(line.user) == "train")
 
 
 def working_day(user: str, seed: int = 0, n: int = 60) -> Timeline:
@@ -37,7 +38,7 @@ def working_day(user: str, seed: int = 0, n: int = 60) -> Timeline:
 def label(
     line: Timeline, start: int, first_ms: int = START
 ) -> tuple[Target, tuple[int, ...], tuple[int, ...], int | None] | None:
-    return describe(session_spans(line, first_ms), start)
+    return describe(session_spans(line, first_ms, 25), start, 125)
 
 
 def target(operation: int, start: int, end: int, following: int) -> Target:
@@ -119,7 +120,7 @@ def test_evaluation_clips_have_each_boundary_within_half_a_second_of_the_middle(
     middles = [clip.start_frame + 62.5 for clip in clips]
     for clip, middle in zip(clips, middles, strict=True):
         assert min(abs(clip.start_frame + boundary - middle) for boundary in clip.boundaries) <= 12.5
-    for span in session_spans(line, START)[1:-3]:  # but for the end, where nothing may follow, none is left out
+    for span in session_spans(line, START, 25)[1:-3]:  # but for the end, where nothing may follow, none is left out
         assert min(abs(span.start_frame - middle) for middle in middles) <= 12.5 or span.start_frame < 50
 
 
@@ -169,7 +170,7 @@ def test_starts_are_whole_seconds_taken_once_and_in_order():
     starts = [clip.start_frame for clip in clips]
     assert all(before < after for before, after in pairwise(starts))
     assert all(start % 25 == 0 for start in starts)
-    assert clip_id("U0108", "S0500", 35 * 25) == "U0108_S0500_t0035"
+    assert clip_id("U0108", "S0500", 35 * 25, 25) == "U0108_S0500_t0035"
 
 
 def test_the_draw_depends_on_seed_and_session_alone():
@@ -190,7 +191,7 @@ def test_the_real_session_is_planned_in_full(sample: Path):
     line = read_operations(sample / "U0209/annotation/openpack-operations/S0500.csv")
     length = (line.end_ms - line.start_ms) * 25 // 1000
     clips = plan(line, line.start_ms, length, SETTINGS)
-    boundaries = [span.start_frame for span in session_spans(line, line.start_ms)[1:]]
+    boundaries = [span.start_frame for span in session_spans(line, line.start_ms, 25)[1:]]
     assert len(boundaries) >= 192
     middles = {clip.start_frame + 62 for clip in clips if clip.kind == "boundary"}
     near = [min(abs(boundary - middle) for middle in middles) <= 12 for boundary in boundaries]

@@ -228,7 +228,7 @@ def test_a_video_outside_of_the_annotated_time_gives_no_clips(world: World):
     assert record.summary["clips"] == 1  # the five seconds from 0 s on; after them lies mostly the last operation
     annotate(world.root / "release", "S0100", [(100, 3)])
     world.fetch()
-    assert "no five seconds of the video" in world.cut()["S0100"].summary["why"]
+    assert "no 5 s of the video" in world.cut()["S0100"].summary["why"]
 
 
 def test_the_real_second_of_video_lies_before_its_labels_and_gives_no_clips(sample: Path, tmp_path: Path):

@@ -77,10 +77,9 @@ def test_every_check_of_the_data_blocks_and_sessions_set_aside_only_warn(graph) 
     ("changed", "stale"),
     [
         ({"normalise": {"crf": 30}}, {"normalized_video"}),
-        (
-            {"keyframes": {"method": "motion"}},
-            {"clips", "bento"},
-        ),  # the service chooses its frames by the same settings
+        ({"keyframes": {"method": "motion"}}, {"clips"}),  # with the data they go on as far as into the bento
+        ({"clip_format": {"seconds": 8}}, {"clips", "base_model"}),  # no other video, but numbers up to 200
+        ({"clip_format": {"size": 448}}, {"normalized_video", "clips"}),
         ({"evaluation": {"clips": 20}}, {"evaluation", "bento"}),
         ({"simulation": {"boxes": 2}}, set()),  # changes what is observed of `release`, not how it is worked on
     ],
@@ -149,7 +148,18 @@ def test_settings_come_from_one_file(tmp_path: Path, monkeypatch) -> None:
     [
         ("[clips\n", "not valid TOML"),
         ("[clips]\nsed = 8\n", "clips.sed: Extra inputs are not permitted"),
-        ("[normalise]\nfps = 'many'\n", "normalise.fps: Input should be a valid integer"),
+        ("[clip_format]\nfps = 'many'\n", "clip_format.fps: Input should be a valid integer"),
+        (
+            "[normalise]\nfps = 30\nsize = 448\n",
+            r"normalise: .*fps and size are set in \[clip_format\], for videos and",
+        ),
+        ("[clip_format]\nfps = 15\nseconds = 2.25\n", "2.25 s at 15 frames a second are no whole number of frames"),
+        ("[clip_format]\nsize = 333\n", "clip_format.size: Input should be a multiple of 2"),
+        ("[clip_format]\nfps = 15\nseconds = 2\n", "min_segment is more than the 30 frames of a clip"),
+        (
+            "[clip_format]\nseconds = 2\n[evaluation.timeline]\nstride_s = 3\n",
+            "stride_s is more than the 2 s of a clip",
+        ),
     ],
 )
 def test_wrong_settings_name_file_place_and_cure(tmp_path: Path, text: str, message: str) -> None:

@@ -97,7 +97,7 @@ def test_any_labels_give_a_grammar_that_is_read_as_it_was_written(tmp_path_facto
 def test_in_openpack_the_cycle_begins_with_picking(sample: Path):
     table = next(sample.rglob("annotation/openpack-operations/S0500.csv"))
     timeline = read_operations(table)
-    made = learn([sequence(timeline, timeline.start_ms, 10**6)], OPENPACK)
+    made = learn([sequence(timeline, timeline.start_ms, 10**6, 25)], OPENPACK)
     assert OPENPACK.by_id(made.first).name == "Picking"
     assert made.boxes >= 19
     assert NULL_ID not in made.containing

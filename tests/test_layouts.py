@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from media_samples import START_MS, frame_path
 from PIL import Image
 
+from pipelines.common.clip_format import ClipFormat
 from pipelines.common.errors import DataError, SetupError
 from pipelines.common.incremental import Record
 from pipelines.common.keyframes import KeyframeSettings
@@ -198,8 +199,10 @@ def test_an_old_release_of_the_real_session_goes_through_to_clips(sample: Path, 
     write_keypoints(root, range(first, first + 45_000, 66))
     data = [tmp_path / stage for stage in ("raw", "normalised", "clips")]
     LocalSource(root, "keypoints").fetch("U0102", data[0], workers=1)
-    run_user("U0102", data[0], data[1], NormaliseSettings(size=56), workers=1)
-    [record] = clips.run_user("U0102", data[1], data[0], data[2], ClipSettings(), KeyframeSettings(), workers=1)
+    tiny = ClipFormat(size=56)
+    run_user("U0102", data[0], data[1], NormaliseSettings(), workers=1, clip_format=tiny)
+    recipe = ClipSettings(), KeyframeSettings()
+    [record] = clips.run_user("U0102", data[1], data[0], data[2], *recipe, workers=1, clip_format=tiny)
     assert record.ok, record.reason
     made = clips.read_clips(data[2] / "S0500")
     assert {clip.kind for clip in made} == {"boundary", "transition", "inside"}

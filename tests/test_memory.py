@@ -10,14 +10,17 @@ from media_samples import run_ffmpeg
 NORMALISE = """
 from pathlib import Path
 from pipelines.common.media import packet_times, transcode
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.openpack.settings import NormaliseSettings
-encoding = NormaliseSettings().model_dump(include={{"fps", "size", "crf", "preset", "gop", "threads"}})
+encoding = {{**NormaliseSettings().encoding(DEFAULT_FORMAT), "size": DEFAULT_FORMAT.size}}
 transcode(Path({source!r}), Path({out!r}), packet_times(Path({source!r})), tolerance_s=0.001, **encoding)
 """
 STREAM = """
 from pathlib import Path
+from pipelines.openpack.preparation import Preparation
 from pipelines.openpack.question import normalised
-with normalised(Path({source!r}), 10**6) as video:
+from pipelines.openpack.settings import AllSettings
+with normalised(Path({source!r}), 10**6, Preparation.of(AllSettings())) as video:
     assert sum(1 for _ in video.pictures) == len(video.repeated)
 """
 READ = """

@@ -8,16 +8,18 @@ import pytest
 from media_samples import START_MS, frame_path, make_source, numbered, read_numbers
 from PIL import Image
 
+from pipelines.common.clip_format import ClipFormat
 from pipelines.common.errors import DataError
 from pipelines.common.frame_times import hold_mapping
 from pipelines.common.incremental import RECORD, Record, read_records
 from pipelines.common.media import VideoReader, packet_times
 from pipelines.openpack import normalise
 from pipelines.openpack.normalise import FRAMES, VIDEO, read_frames, run_user
+from pipelines.openpack.preparation import NORMALISED
 from pipelines.openpack.settings import NormaliseSettings
 from pipelines.openpack.sources import LocalSource
 
-SETTINGS = NormaliseSettings(size=112)
+SETTINGS, SMALL = NormaliseSettings(), ClipFormat(size=112)
 START = '{"start": "2022-03-29 14:25:11.030+09:00"}'
 
 
@@ -40,7 +42,13 @@ def run(release: Path, settings: NormaliseSettings = SETTINGS, view="video") -> 
     LocalSource(release, view).fetch("U0101", raw, workers=1)
     computed: list[str] = []
     records = run_user(
-        "U0101", raw, out, settings, workers=1, progress=lambda record, new: computed.extend([record.name] * new)
+        "U0101",
+        raw,
+        out,
+        settings,
+        workers=1,
+        progress=lambda record, new: computed.extend([record.name] * new),
+        clip_format=SMALL,
     )
     return records, computed, out
 
@@ -76,7 +84,7 @@ def test_films_become_one_rate_and_size(release):
     assert records[0].summary == {**expected, **told, "source_video_streams": 1}
     assert records[1].summary["frames"] == 50
     assert records[1].summary["repeated"] == 0
-    assert sorted(path.name for path in (out / "S0100").iterdir()) == [FRAMES, RECORD, VIDEO]
+    assert sorted(path.name for path in (out / "S0100").iterdir()) == [FRAMES, NORMALISED, RECORD, VIDEO]
 
 
 def test_only_what_changed_runs_again(release):
@@ -89,7 +97,7 @@ def test_only_what_changed_runs_again(release):
     assert computed == ["S0200"]
     assert changed[0].content() == records[0].content()
     assert changed[1].summary["source_frames"] == 30
-    assert run(release, NormaliseSettings(size=112, crf=21))[1] == ["S0100", "S0200"]
+    assert run(release, NormaliseSettings(crf=21))[1] == ["S0100", "S0200"]
     run(release)
     assert (out / "S0100" / VIDEO).read_bytes() == before  # same input, same bytes
 
@@ -99,7 +107,7 @@ def test_a_frame_folder_follows_the_same_rule_with_a_gap(tmp_path):
     folder = tmp_path / "release/U0101/kinect/color-masked/frames/S0100"
     for number, ms in enumerate(times):
         Image.fromarray(numbered(number, 720)).resize((1280, 720)).save(frame_path(folder, ms, ".jpg"), quality=95)
-    [record], _, out = run(tmp_path / "release", NormaliseSettings(size=112, rgb_masks=()), "rgb")
+    [record], _, out = run(tmp_path / "release", NormaliseSettings(rgb_masks=()), "rgb")
     assert record.ok, record.reason
     check_session(out / "S0100", np.array(times) / 1000)
 
@@ -130,7 +138,7 @@ def test_a_stream_that_changed_after_its_inspection_is_refused(release):
     _, _, out = run(release)
     raw = release.parent / "data/raw_session/U0101"
     make_source(release / "U0101/video/S0100.mp4", 44, "15", "-c:v", "libx264")
-    records = run_user("U0101", raw, out, NormaliseSettings(size=96), workers=1)
+    records = run_user("U0101", raw, out, SETTINGS, workers=1, clip_format=ClipFormat(size=96))
     assert "44 frames over 2867 ms, where raw_session found 45 over 2933 ms" in records[0].reason
     assert records[1].ok
 
@@ -153,7 +161,7 @@ def test_without_sessions_it_says_which_stage_to_run(tmp_path):
 def test_it_runs_by_hand(release, tmp_path, monkeypatch, capsys):
     run(release)
     raw, out = release.parent / "data/raw_session/U0101", tmp_path / "by_hand"
-    (tmp_path / "settings.toml").write_text("[normalise]\nsize = 96\n")
+    (tmp_path / "settings.toml").write_text("[clip_format]\nsize = 96\n")
     arguments = [
         "normalise",
         "U0101",

@@ -15,6 +15,7 @@ def clip(boundaries: tuple[int, ...], operations: tuple[int, ...], following: in
         user="U0101",
         session="S0100",
         start_frame=0,
+        n_frames=125,
         kind="boundary",
         target=Target(operation=operations[0], start=0, end=125, next=200),  # not what the answer is made of
         boundaries=boundaries,

@@ -38,10 +38,10 @@ def test_a_session_is_told_by_its_clips_and_the_surest_counts_where_they_overlap
         record(12, (200, (25, 75), 300), 0.9),  # seconds 13 to 15
         record(20, (300, (50, 50), 300), 0.9),  # says nothing
     ]
-    said, share = spoken_of(rows, "prediction", OPENPACK)
+    said, share = spoken_of(rows, "prediction", OPENPACK, 25)
     assert said == [("Picking", 10, 13), ("Relocate Item Label", 13, 15)]
     assert share == pytest.approx(5 / 15)  # of second 10 to 25
-    true, share = spoken_of(rows, "truth", OPENPACK)
+    true, share = spoken_of(rows, "truth", OPENPACK, 25)
     assert true == [("Picking", 10, 15.2), ("Picking", 20, 23.2)]
     assert share == pytest.approx((5.2 + 3.2) / 15)
 

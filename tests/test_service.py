@@ -88,14 +88,14 @@ def test_a_video_gets_the_briefs_answer(served: Served, video: Path) -> None:
 
 
 def test_the_answer_is_the_evaluations_own(served: Served, stages: Path, video: Path) -> None:
-    from pipelines.common.keyframes import KeyframeSettings
     from pipelines.openpack.predict import Predictor
-    from pipelines.openpack.settings import EvaluationSettings
+    from pipelines.openpack.preparation import Preparation
+    from pipelines.openpack.settings import AllSettings, EvaluationSettings
 
     settings = EvaluationSettings(device="cpu")
     base, adapter = stages / "base_model", stages / "adapter"
     tuned, untuned = (Predictor.load(base, path, OPENPACK, settings, toy_bento.CALIBRATED) for path in (adapter, None))
-    expected, without = (one.answer_video(video, video.stem, KeyframeSettings()) for one in (tuned, untuned))
+    expected, without = (one.answer_video(video, video.stem, Preparation.of(AllSettings())) for one in (tuned, untuned))
     answer = _post(served, video.name, video.read_bytes()).json()
     assert answer == {**expected.brief(), "confidence": pytest.approx(expected.confidence, abs=5e-4)}
     assert abs(answer["confidence"] - without.confidence) > 1e-3  # the adapter is on it

@@ -22,15 +22,16 @@ from PIL import Image
 from toy_bento import Served
 
 import service
-from pipelines.common.keyframes import KeyframeSettings
 from pipelines.common.media import VideoWriter
+from pipelines.openpack.preparation import Preparation
 from pipelines.openpack.question import video_frames
-from pipelines.openpack.settings import EvaluationSettings
+from pipelines.openpack.settings import AllSettings, EvaluationSettings
 from pipelines.openpack.taxonomy import OPENPACK
 from pipelines.openpack.time_study import COLUMNS
 from resources.bento import build
 
 CHROMIUM = Path("/usr/bin/chromium")
+PREPARED = Preparation.of(AllSettings())
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def _at_rest(served: Served) -> bool:
 def test_keyframes_are_those_that_the_model_is_shown(served: Served, video: Path) -> None:
     response = _post(served, "/keyframes", video.name, video.read_bytes())
     assert response.status_code == 200, response.text
-    told, (frames, chosen) = response.json(), video_frames(video, KeyframeSettings())
+    told, (frames, chosen) = response.json(), video_frames(video, PREPARED)
     assert list(told) == ["fps", "bounds", "frames", "pairs", "pictures"]
     assert (told["fps"], told["bounds"], told["frames"]) == (25, list(chosen.bounds), list(chosen.frames))
     assert told["pairs"] == [list(pair) for pair in chosen.pairs]
@@ -125,7 +126,7 @@ def test_a_timeline_comes_line_by_line_and_is_the_one_made_by_hand(served: Serve
         stages / "base_model", stages / "adapter", OPENPACK, EvaluationSettings(device="cpu"), toy_bento.CALIBRATED
     )
     settings = predictor.settings.timeline
-    *_, expected = answer_timeline(predictor, video, KeyframeSettings(), toy_bento.CYCLE, settings)
+    *_, expected = answer_timeline(predictor, video, PREPARED, toy_bento.CYCLE, settings)
     wanted = json.loads(json.dumps(expected.as_json(brief=True)))  # pyright: ignore[reportCallIssue]  # it is the last
     for said, meant in zip(result["segments"], wanted["segments"], strict=True):
         assert said == {**meant, "confidence": pytest.approx(meant["confidence"], abs=1e-3)}

@@ -21,8 +21,9 @@ from pipelines.openpack.boxes import Stretch
 from pipelines.openpack.clip_plan import Clip, Target, clip_id
 from pipelines.openpack.clips import CLIPS, frame_file
 from pipelines.openpack.loader import ShardReader, indices, order, read_manifest, verify
+from pipelines.openpack.preparation import PREPARATION, Preparation
 from pipelines.openpack.prompt import brief_answer, prompt_text
-from pipelines.openpack.settings import ShardSettings
+from pipelines.openpack.settings import AllSettings, ShardSettings
 from pipelines.openpack.shards import write_shards
 from pipelines.openpack.splits import person, split_of
 from pipelines.openpack.taxonomy import LABELS, OPENPACK, Taxonomy
@@ -35,10 +36,11 @@ EVENLY = Keyframes((0, 31, 62, 94, 125), ((15, 16), (46, 47), (78, 79), (109, 11
 def make_clip(user: str, number: int) -> Clip:
     anchors = (3 + number, 40, 70, 110)
     return Clip(
-        clip_id=clip_id(user, "S0100", 75 * number),
+        clip_id=clip_id(user, "S0100", 75 * number, 25),
         user=user,
         session="S0100",
         start_frame=75 * number,
+        n_frames=125,
         kind="boundary",
         target=Target(operation=OPERATIONS[number % 5], start=0, end=80, next=OPERATIONS[(number + 1) % 5]),
         boundaries=(80,),
@@ -64,6 +66,7 @@ def cut(payload: tuple[str, int], folder: Path) -> dict[str, Any]:
         grey = np.random.default_rng(frame).integers(0, 255, (24, 24, 3), dtype=np.uint8)
         Image.fromarray(grey).save(frame_file(folder, frame), "JPEG")
     write_json(folder / LABELS, OPENPACK.as_json())
+    Preparation.of(AllSettings()).save(folder / PREPARATION)
     user = payload[0]
     origin = {"source": "simulated", "view": "video", "split": split_of(user), "person": person(user)}
     return {**origin, "annotated": 7, "seconds": 60.0, "clips": len(clips)}

@@ -13,22 +13,25 @@ import toy_bento
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.errors import DataError
 from pipelines.common.files import write_json
-from pipelines.common.keyframes import KeyframeSettings, Meter
+from pipelines.common.keyframes import Meter
 from pipelines.common.media import VideoWriter
 from pipelines.openpack import timeline, windows
 from pipelines.openpack.boxes import Stretch
 from pipelines.openpack.decode import Window, alone, decode, described, gather
 from pipelines.openpack.grammar import learn
 from pipelines.openpack.predict import Predictor, video_question
-from pipelines.openpack.settings import CLIP_FRAMES, EvaluationSettings, TimelineSettings
+from pipelines.openpack.preparation import Preparation
+from pipelines.openpack.settings import AllSettings, EvaluationSettings, TimelineSettings
 from pipelines.openpack.taxonomy import OPENPACK, Taxonomy
 from pipelines.openpack.timeline import Progress, VideoTimeline, answer_timeline
 from pipelines.openpack.timeline_metrics import edit_score, frame_accuracy, scores, segmental_f1
 
 OWN = Taxonomy.own(["a", "b", "c"])
 A, B, C, NULL = IDS = tuple(operation.id for operation in OWN.operations)
+CLIP, PREPARED = DEFAULT_FORMAT, Preparation.of(AllSettings())
 GRAMMAR = learn([[Stretch((A, B, C)[i % 3], 100 * i, 100 * i + 100) for i in range(9)]], OWN)  # none below 100 frames
 
 
@@ -38,9 +41,9 @@ def shares(op_id: int, sure: float) -> dict[int, float]:
 
 def window(start: int, what: int, span: tuple[int, int], following: int, sure: float = 0.9) -> Window:
     """One that sees `what` in `span`, what usually comes before it before that, and `following` after it."""
-    parts = zip([(A, B, C)[(A, B, C).index(what) - 1], what, following], pairwise((0, *span, CLIP_FRAMES)), strict=True)
+    parts = zip([(A, B, C)[(A, B, C).index(what) - 1], what, following], pairwise((0, *span, CLIP.frames)), strict=True)
     seen = {part: shares(op_id, sure) for op_id, part in parts if part[0] < part[1]}
-    return Window(start, CLIP_FRAMES, seen, shares(what, sure), {span: 1.0}, shares(following, sure))
+    return Window(start, CLIP.frames, seen, shares(what, sure), {span: 1.0}, shares(following, sure))
 
 
 def plain(start: int, frames: int, said: dict[int, float]) -> Window:
@@ -59,11 +62,11 @@ def covers(stretches: list[Stretch], n_frames: int) -> bool:
 
 @given(st.integers(1, 5000), st.floats(0.1, 5))
 def test_windows_hold_every_frame_and_the_last_ends_with_the_video(n_frames: int, stride_s: float):
-    begins = windows.starts(n_frames, stride_s)
+    begins = windows.starts(n_frames, stride_s, CLIP)
     assert begins == sorted(set(begins))
     assert begins[0] == 0
-    assert begins[-1] == max(0, n_frames - CLIP_FRAMES)
-    assert all(after - before <= CLIP_FRAMES for before, after in pairwise(begins))
+    assert begins[-1] == max(0, n_frames - CLIP.frames)
+    assert all(after - before <= CLIP.frames for before, after in pairwise(begins))
 
 
 def test_a_meter_forgets_what_nobody_asks_for_again():
@@ -101,7 +104,7 @@ def test_stretches_are_those_of_the_video_each_as_if_it_came_alone(tmp_path: Pat
 
 
 def test_a_window_says_of_each_stretch_what_is_seen_there():
-    evidence = gather([window(0, B, (40, 90), C, sure=1.0)], CLIP_FRAMES, GRAMMAR)
+    evidence = gather([window(0, B, (40, 90), C, sure=1.0)], CLIP.frames, GRAMMAR)
     assert evidence.edges.tolist() == [0, 40, 90, 125]
     assert [evidence.ids[row.argmax()] for row in evidence.shares] == [A, B, C]
     assert evidence.shares.max(1).tolist() == [1, 1, 1]
@@ -149,12 +152,12 @@ posteriors = st.lists(st.floats(0.001, 1), min_size=4, max_size=4).map(
 @given(st.integers(125, 900), st.floats(0.5, 5), st.floats(0.1, 8), st.data())
 def test_any_answers_give_a_sequence_that_covers_the_video(n_frames: int, stride_s: float, weight: float, data):
     answered = []
-    for start in windows.starts(n_frames, stride_s):
-        cuts = sorted(data.draw(st.sets(st.integers(1, CLIP_FRAMES - 1), max_size=3)))
-        seen = {stretch: data.draw(posteriors) for stretch in pairwise((0, *cuts, CLIP_FRAMES))}
+    for start in windows.starts(n_frames, stride_s, CLIP):
+        cuts = sorted(data.draw(st.sets(st.integers(1, CLIP.frames - 1), max_size=3)))
+        seen = {stretch: data.draw(posteriors) for stretch in pairwise((0, *cuts, CLIP.frames))}
         weights = data.draw(st.lists(st.floats(0.01, 1), min_size=len(seen), max_size=len(seen)))
         span = {stretch: share / sum(weights) for stretch, share in zip(seen, weights, strict=True)}
-        answered.append(Window(start, CLIP_FRAMES, seen, data.draw(posteriors), span, data.draw(posteriors)))
+        answered.append(Window(start, CLIP.frames, seen, data.draw(posteriors), span, data.draw(posteriors)))
     evidence = gather(answered, n_frames, GRAMMAR)
     for sequence in (decode(evidence, GRAMMAR, weight), alone(evidence)):
         assert covers(sequence, n_frames)
@@ -238,11 +241,11 @@ def test_a_window_is_asked_as_the_same_five_seconds_alone(predictor: Predictor, 
     answer = predictor.answer
     monkeypatch.setattr(predictor, "answer", lambda ids, questions: asked.extend(questions) or answer(ids, questions))
     short = TimelineSettings(stride_s=5)
-    *told, result = answer_timeline(predictor, video, KeyframeSettings(), toy_bento.CYCLE, short)
+    *told, result = answer_timeline(predictor, video, PREPARED, toy_bento.CYCLE, short)
     assert told == [Progress(3, 3)]
     assert isinstance(result, VideoTimeline)
     assert result.frames == 300
-    alone_ = video_question(video, KeyframeSettings(), OPENPACK, predictor.size)
+    alone_ = video_question(video, PREPARED, OPENPACK, predictor.size)
     assert (asked[0].bounds, asked[0].pairs) == (alone_.bounds, alone_.pairs)
     assert all(np.array_equal(one, other) for one, other in zip(asked[0].videos, alone_.videos, strict=True))
 
@@ -250,10 +253,10 @@ def test_a_window_is_asked_as_the_same_five_seconds_alone(predictor: Predictor, 
 def test_a_video_that_is_too_long_or_too_short_is_refused(predictor: Predictor, tmp_path: Path):
     video = film(tmp_path / "film.mp4", 6)
     with pytest.raises(DataError, match=r"lasts 6\.0 s, more than 5\.0 s"):
-        next(answer_timeline(predictor, video, KeyframeSettings(), toy_bento.CYCLE, TimelineSettings(longest_s=5)))
+        next(answer_timeline(predictor, video, PREPARED, toy_bento.CYCLE, TimelineSettings(longest_s=5)))
     brief = film(tmp_path / "brief.mp4", 0.6)
-    with pytest.raises(DataError, match="15 frames are too few"):
-        next(answer_timeline(predictor, brief, KeyframeSettings(), toy_bento.CYCLE, TimelineSettings()))
+    with pytest.raises(DataError, match=r"lasts 0\.60 s, too short.*at least 0\.8 s"):
+        next(answer_timeline(predictor, brief, PREPARED, toy_bento.CYCLE, TimelineSettings()))
 
 
 def test_by_hand_it_prints_the_result_or_its_time_study(toy_base: Path, tmp_path: Path, monkeypatch, capsys):

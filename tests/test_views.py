@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from media_samples import START_MS, frame_path, make_source, numbered, read_numbers, run_ffmpeg
 from PIL import Image
 
+from pipelines.common.clip_format import DEFAULT_FORMAT, ClipFormat
 from pipelines.common.containers import check_film
 from pipelines.common.errors import DataError
 from pipelines.common.ffmpeg_process import ffmpeg_exe
@@ -23,8 +24,8 @@ from pipelines.openpack.settings import NormaliseSettings
 from pipelines.openpack.sources import LocalSource
 from pipelines.openpack.streams import FARTHEST_GREY, GROUND, draw_skeleton, open_pictures
 
-SETTINGS = NormaliseSettings()
-SMALL = NormaliseSettings(size=112, rgb_masks=())
+SETTINGS, SIZE = NormaliseSettings(), DEFAULT_FORMAT.size
+BARE, SMALL = NormaliseSettings(rgb_masks=()), ClipFormat(size=112)
 CONTAINERS = (".mp4", ".mov", ".mkv", ".avi")
 CODECS = {".avi": ["-c:v", "mpeg4", "-q:v", "3"]}
 H264 = ["-c:v", "libx264", "-preset", "ultrafast"]
@@ -42,11 +43,11 @@ def films(tmp_path: Path) -> Path:
     return folder
 
 
-def both_stages(root: Path, view: str = "video", settings: NormaliseSettings = SMALL) -> list[Record]:
+def both_stages(root: Path, view: str = "video", settings: NormaliseSettings = BARE) -> list[Record]:
     """Records of normalized_video, into `<root>/../out`."""
     raw, out = root.parent / "raw", root.parent / "out"
     LocalSource(root, view).fetch("U0101", raw, workers=1)
-    return run_user("U0101", raw, out, settings, workers=1)
+    return run_user("U0101", raw, out, settings, workers=1, clip_format=SMALL)
 
 
 def shown_numbers(folder: Path) -> list[int]:
@@ -265,32 +266,33 @@ def test_gaps_of_a_frame_folder_are_told(tmp_path: Path) -> None:
 )
 def test_the_real_streams_have_no_gap(sample: Path, tmp_path: Path, view: str, user: str, usual: float) -> None:
     LocalSource(sample, view).fetch(user, tmp_path / "raw", workers=1)
-    [record] = run_user(user, tmp_path / "raw", tmp_path / "out", NormaliseSettings(size=56), workers=1)
+    tiny = ClipFormat(size=56)
+    [record] = run_user(user, tmp_path / "raw", tmp_path / "out", SETTINGS, workers=1, clip_format=tiny)
     assert record.summary["source_usual_ms"] == usual
     assert [record.summary[f"source_{name}"] for name in ("gaps", "repeated", "out_of_order")] == [0, 0, 0]
 
 
 def test_every_person_is_drawn_and_a_doubtful_joint_leaves_no_pixel() -> None:
     two = draw_skeleton(np.stack([person(200), person(900)]), SETTINGS)
-    alone = [draw_skeleton(person(x)[None], SETTINGS) for x in (200, 900)]
+    alone = [draw_skeleton(person(x)[None], SETTINGS, SIZE) for x in (200, 900)]
     assert (two[:, :150] == alone[0][:, :150]).all()
     assert (two[:, 150:] == alone[1][:, 150:]).all()
     doubtful = np.stack([person(200), person(900, SETTINGS.joint_confidence - 0.01)])
-    assert (draw_skeleton(doubtful, SETTINGS) == alone[0]).all()
+    assert (draw_skeleton(doubtful, SETTINGS, SIZE) == alone[0]).all()
     for joint in range(release.JOINTS):
         single = person(500, 0.1)
         single[joint, 2] = SETTINGS.joint_confidence
-        drawn = (draw_skeleton(single[None], SETTINGS) != GROUND).any(-1)
+        drawn = (draw_skeleton(single[None], SETTINGS, SIZE) != GROUND).any(-1)
         rows, columns = np.nonzero(drawn)
         x, y = single[joint, 0] * 336 / 1280, single[joint, 1] * 336 / 720
         assert np.hypot(columns - x, rows - y).max() < 7  # one dot and no limb
         single[joint, 2] = 0.1
-        assert (draw_skeleton(single[None], SETTINGS) == GROUND).all()
+        assert (draw_skeleton(single[None], SETTINGS, SIZE) == GROUND).all()
 
 
 def test_doubtful_joints_of_the_real_worker_are_not_drawn(sample: Path) -> None:
     place = release.stream_place(sample, "U0102", "S0100", "keypoints")
-    pictures = open_pictures(place, "keypoints", SETTINGS)
+    pictures = open_pictures(place, "keypoints", SETTINGS, SIZE)
     frames = release.read_keypoints(place).frames
     doubted = 0
     for i in range(0, 100, 9):
@@ -298,13 +300,13 @@ def test_doubtful_joints_of_the_real_worker_are_not_drawn(sample: Path) -> None:
         hidden = joints[..., 2] < SETTINGS.joint_confidence
         doubted += int(hidden.sum())
         joints[hidden, :2] = 0  # wherever they are said to be, it makes no difference
-        assert (pictures.draw(i) == draw_skeleton(joints, SETTINGS)).all()
+        assert (pictures.draw(i) == draw_skeleton(joints, SETTINGS, SIZE)).all()
     assert doubted > 10
 
 
 def test_holes_of_the_real_depth_frames_are_black_and_nothing_else_is(sample: Path) -> None:
     place = release.stream_place(sample, "U0209", "S0500", "depth")
-    pictures = open_pictures(place, "depth", SETTINGS)
+    pictures = open_pictures(place, "depth", SETTINGS, SIZE)
     near, far = SETTINGS.depth_range_mm
     for i in (0, 7, 14):
         depth = np.asarray(Image.open(sorted(place.rglob("*.png"))[i]))
@@ -331,8 +333,8 @@ def test_the_mask_hides_the_burnt_in_clock_and_changes_nothing_else(sample: Path
         white[top:bottom, left:right] = False
         assert not white[: bottom + 16].any()  # and none beside or below the mask
     masked, bare = (
-        open_pictures(place, "rgb", SETTINGS),
-        open_pictures(place, "rgb", SMALL.model_copy(update={"size": 336})),
+        open_pictures(place, "rgb", SETTINGS, SIZE),
+        open_pictures(place, "rgb", BARE, SIZE),
     )
     covered = np.zeros((336, 336), dtype=bool)
     covered[: int(np.ceil(bottom * 336 / 720)), : int(np.ceil(right * 336 / 1280))] = True

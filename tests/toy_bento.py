@@ -20,8 +20,9 @@ from pipelines.openpack.boxes import Stretch
 from pipelines.openpack.calibrate import CALIBRATION, Calibration, count_transitions
 from pipelines.openpack.finetune import Adapter
 from pipelines.openpack.grammar import GRAMMAR, learn
+from pipelines.openpack.preparation import PREPARATION, Preparation
 from pipelines.openpack.pretrain import BaseModel, read_base
-from pipelines.openpack.settings import EvaluationSettings
+from pipelines.openpack.settings import AllSettings, EvaluationSettings
 from pipelines.openpack.taxonomy import LABELS, OPENPACK
 
 DATA = [{"source": "simulated", "view": "video", "sessions": 2, "operations": 80, "seconds": 360.0}]
@@ -79,6 +80,7 @@ def describe(folder: Path, base: BaseModel, adapter_digest: str) -> None:
     adapter = Adapter(base.name, base.digest, adapter_digest, 10, 3, 1.0, None, [(1, 2.0)])
     write_json(folder / "adapter" / "adapter.json", asdict(adapter))
     write_json(folder / "adapter" / LABELS, OPENPACK.as_json())
+    Preparation.of(AllSettings()).save(folder / "adapter" / PREPARATION)
     write_json(folder / "evaluation" / "report.json", {"run": {"adapter_digest": adapter_digest, "data": DATA}})
     EvaluationSettings(device="cpu").save(folder / "evaluation" / "settings.json")
     CALIBRATED.save(folder / "evaluation" / CALIBRATION)

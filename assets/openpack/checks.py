@@ -11,18 +11,18 @@ from pathlib import Path
 import dagster as dg
 
 from assets.openpack.faults import label_faults, video_faults
+from pipelines.common.clip_format import VideoFormat
 from pipelines.common.errors import DataError
 from pipelines.common.files import read_json
 from pipelines.common.incremental import read_records
-from pipelines.openpack.settings import NormaliseSettings
 from resources.paths import Paths
 
 _SHOWN = 5  # faults in a sentence; a check that fails on every frame says so with the first few
 
 
-def all_checks(settings: NormaliseSettings, users: dg.StaticPartitionsDefinition) -> list[dg.AssetChecksDefinition]:
+def all_checks(video: VideoFormat, users: dg.StaticPartitionsDefinition) -> list[dg.AssetChecksDefinition]:
     return [
-        _video_complete(settings, users),
+        _video_complete(video, users),
         _labels_known(users),
         *(_sessions_set_aside(stage, users) for stage in ("raw_session", "normalized_video", "clips")),
         _persons_apart(),
@@ -42,13 +42,13 @@ def _sessions_set_aside(stage: str, users: dg.StaticPartitionsDefinition) -> dg.
     return sessions_set_aside
 
 
-def _video_complete(settings: NormaliseSettings, users: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
+def _video_complete(video: VideoFormat, users: dg.StaticPartitionsDefinition) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset="normalized_video", blocking=True, partitions_def=users)
     def video_complete(context: dg.AssetCheckExecutionContext, paths: Paths) -> dg.AssetCheckResult:
-        """Every video has the rate and size that the settings say (25 fps, 336×336), and no frame was lost."""
+        """Every video has the rate and size that labels are cut by ([clip_format]), and no frame was lost."""
         user = context.partition_key
         raw, out = paths.user("raw_session", user), paths.user("normalized_video", user)
-        return _result(_each_session(out, lambda folder: video_faults(raw / folder.name, folder, settings)))
+        return _result(_each_session(out, lambda folder: video_faults(raw / folder.name, folder, video)))
 
     return video_complete
 

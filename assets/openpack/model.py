@@ -8,6 +8,7 @@ from assets.openpack import pages, views
 from assets.openpack.versions import GROUP, code_version
 from pipelines.common.errors import DataError
 from pipelines.common.files import digest
+from pipelines.openpack.pretrain import TINY
 from pipelines.openpack.settings import AllSettings
 from resources.paths import Paths
 from resources.trainer import Trainer
@@ -29,7 +30,7 @@ def _shards(settings: AllSettings, users: list[str]) -> dg.AssetsDefinition:
         _refuse_other_users(paths, users)
         manifest = write_shards(paths.stage("clips"), paths.stage("shards"), settings.shards)
         files = [shard for split in manifest["splits"].values() for shard in split["shards"]]
-        version = digest([[shard["file"], shard["digest"]] for shard in files])
+        version = digest([manifest["preparation"], [[shard["file"], shard["digest"]] for shard in files]])
         shown = {"splits": pages.splits(manifest["splits"]), **pages.set_aside(manifest["set_aside"])}
         return pages.result(paths, paths.stage("shards"), version, **shown)
 
@@ -45,13 +46,16 @@ def _refuse_other_users(paths: Paths, users: list[str]) -> None:
 
 
 def _base_model(settings: AllSettings, vlm: str) -> dg.AssetsDefinition:
-    version = code_version("base_model", settings.pretrain, vlm)
+    clip_format = settings.clip_format
+    # only the embedded model depends on the clips: the numbers that it counts to are theirs
+    version = code_version("base_model", settings.pretrain, vlm, *([str(clip_format.frames)] if vlm == TINY else []))
 
     @dg.asset(group_name=GROUP, pool=GPU_POOL, code_version=version)
     def base_model(context: dg.AssetExecutionContext, paths: Paths, trainer: Trainer) -> dg.MaterializeResult:
         """The model that is tuned: the embedded one, pre-trained here without any packaging label, or that of VLM."""
         out = paths.stage("base_model")
-        report = trainer.run(context, "base_model", settings.pretrain, vlm=vlm, out=str(out))
+        given = {"vlm": vlm, "out": str(out), "clip_format": clip_format.model_dump_json()}
+        report = trainer.run(context, "base_model", settings.pretrain, **given)
         return pages.result(paths, out, report["digest"], **_training(report))
 
     return base_model

@@ -45,7 +45,7 @@ def _evaluation(settings: AllSettings) -> dg.AssetsDefinition:
 
 
 def _bento(settings: AllSettings) -> dg.AssetsDefinition:
-    version = code_version("bento", settings.keyframes, settings.evaluation, service_code())
+    version = code_version("bento", settings.evaluation, service_code())
 
     @dg.asset(deps=["base_model", "adapter", "evaluation"], group_name=GROUP, code_version=version)
     def bento(paths: Paths) -> dg.MaterializeResult:

@@ -48,33 +48,35 @@ def _raw_session(settings: AllSettings, users: Users) -> dg.AssetsDefinition:
 
 
 def _normalized_video(settings: AllSettings, users: Users) -> dg.AssetsDefinition:
-    version = code_version("normalized_video", settings.normalise)
+    version = code_version("normalized_video", settings.normalise, settings.clip_format.video)
 
     @dg.asset(partitions_def=users, deps=["raw_session"], group_name=GROUP, code_version=version)
     def normalized_video(context: dg.AssetExecutionContext, paths: Paths) -> dg.MaterializeResult:
-        """One 25 fps, 336×336 H.264 video a session, with the source time of every frame."""
+        """One H.264 video a session in rate and size of the clip format, with the source time of every frame."""
         from pipelines.openpack import normalise
 
         user = context.partition_key
         raw, out = paths.user("raw_session", user), paths.user("normalized_video", user)
-        records = normalise.run_user(user, raw, out, settings.normalise, progress=teller(context))
+        made, tell = settings.clip_format, teller(context)
+        records = normalise.run_user(user, raw, out, settings.normalise, progress=tell, clip_format=made)
         return pages.sessions("normalized_video", paths, user, records, pages.video_frames(records, out))
 
     return normalized_video
 
 
 def _clips(settings: AllSettings, users: Users) -> dg.AssetsDefinition:
-    version = code_version("clips", settings.clips, settings.keyframes)
+    version = code_version("clips", settings.clips, settings.keyframes, settings.clip_format)
 
     @dg.asset(partitions_def=users, deps=["normalized_video", "raw_session"], group_name=GROUP, code_version=version)
     def clips(context: dg.AssetExecutionContext, paths: Paths) -> dg.MaterializeResult:
-        """Five-second clips around boundaries and inside operations: keyframes with true frame numbers, and a label."""
+        """Clips around boundaries and inside operations: keyframes with true frame numbers, and a label."""
         from pipelines.openpack import clips as stage
 
         user = context.partition_key
         normalized, raw, out = (paths.user(name, user) for name in ("normalized_video", "raw_session", "clips"))
         recipe = settings.clips, settings.keyframes
-        records = stage.run_user(user, normalized, raw, out, *recipe, progress=teller(context))
+        made, tell = settings.clip_format, teller(context)
+        records = stage.run_user(user, normalized, raw, out, *recipe, progress=tell, clip_format=made)
         return pages.sessions("clips", paths, user, records, pages.keyframes(records, out))
 
     return clips

@@ -49,7 +49,7 @@ def frame_stream(
     found = probe(source)
     check_gaps(found.times_s, source, limits.longest_gap_s)
     mapping = hold_mapping(found.times_s, fps)
-    _check_limits(found, len(mapping) / fps, source, limits)
+    _check_limits(found, len(mapping) / fps, fps, source, limits)
     repeated = (np.diff(mapping, prepend=-1) == 0)[:frames]
     pictures = _pictures(source, len(found.times_s), mapping[: len(repeated)][~repeated], size)
     try:
@@ -60,7 +60,7 @@ def frame_stream(
         pictures.close()
 
 
-def _check_limits(found: Probe, seconds: float, source: Path, limits: StreamLimits) -> None:
+def _check_limits(found: Probe, seconds: float, fps: int, source: Path, limits: StreamLimits) -> None:
     width, height = found.size
     rate = (len(found.times_s) - 1) / found.times_s[-1] if len(found.times_s) > 1 else 0.0
     if seconds > limits.longest_s:
@@ -73,7 +73,7 @@ def _check_limits(found: Probe, seconds: float, source: Path, limits: StreamLimi
         raise DataError(what, file=source, cure="Send it smaller; the model sees a few hundred pixels a side.")
     if rate > limits.fps:
         what = f"{rate:.0f} frames a second, more than {limits.fps:.0f}"
-        raise DataError(what, file=source, cure="Send it at a lower rate; 25 a second are looked at.")
+        raise DataError(what, file=source, cure=f"Send it at a lower rate; {fps} a second are looked at.")
 
 
 def _pictures(source: Path, n_source: int, numbers: np.ndarray, size: int) -> Generator[np.ndarray, None, None]:
@@ -98,8 +98,8 @@ def _decoded(
     for name, options in (*first, *stretching(size)):
         video = video.filter(name, **options)
     # counted instead of timed: raw video keeps no times, and ffmpeg would complain of those that fall on one tick
-    video = video.filter("settb", "1/25").filter("setpts", "N")
-    raw = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough", "enc_time_base": "1:25", "threads": 1}
+    video = video.filter("settb", "1/1").filter("setpts", "N")
+    raw = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough", "enc_time_base": "1:1", "threads": 1}
     with FfmpegProcess(video.output("pipe:", **raw), source) as process:
         wanted = iter(numbers.tolist())
         following = next(wanted)

@@ -46,11 +46,16 @@ class KeyframeSettings(Settings):
     passage_weight: float = Field(default=0.1, gt=0, lt=1)  # not 0, or a sudden change could be cut anywhere near it
     window_share: float = Field(default=0.4, gt=0, le=1)  # `stride`: a window's share of the clip; > 1/anchors overlaps
 
+    @property
+    def fewest(self) -> int:
+        """Frames of the shortest clip that has its segments."""
+        return self.anchors * SHORTEST
+
 
 class SignalSettings(Settings):
     """How a picture becomes numbers."""
 
-    grid: int = 8  # cells a side: on 336×336 a cell is 42×42 pixels, about a hand at the bench
+    grid: int = 8  # cells a side: a cell is about as large as a hand at the bench
     bins: int = 16  # grey levels of the histogram: coarse enough that sensor noise moves few pixels
     step: int = 2  # every second pixel each way: a quarter of the work, the same cuts in nearly all clips
 
@@ -118,7 +123,7 @@ class Meter:
     def signal(self, start: int, end: int) -> Signal:
         """Frames [start, end), as if nothing came before them.
 
-        So a clip that is cut out of a session and the same five seconds sent to a service show the same frames.
+        So a clip that is cut out of a session and the same seconds sent to a service show the same frames.
         ValueError where one of them was forgotten.
         """
         if start < self._first:
@@ -162,11 +167,11 @@ def choose(signal: Signal, settings: KeyframeSettings) -> Keyframes:
 
     Raises DataError where the clip has fewer frames than the segments need.
     """
-    n, fewest = len(signal), settings.anchors * SHORTEST
+    n, fewest = len(signal), settings.fewest
     if n < fewest:
         raise DataError(
             f"{n} frames are too few for {settings.anchors} segments of at least {SHORTEST} frames",
-            cure=f"Give a clip of at least {fewest} frames ({fewest / 25:.1f} s at 25 fps).",
+            cure=f"Give a clip of at least {fewest} frames.",
         )
     least = min(settings.min_segment, n // settings.anchors)
     if settings.method in ("entropy", "motion"):

@@ -23,7 +23,7 @@ from pipelines.common.frame_times import check_shown, hold_mapping
 
 _NO_TIME = -(2**63)  # ffmpeg's mark of a packet without a presentation time
 _DISCARD = 4  # flag of a packet that the container itself keeps from view (an edit list cuts it off)
-_AHEAD = 256  # frames after which decord's are dropped: 87 MB at 336×336
+_AHEAD = 256  # frames after which decord's are dropped: 340 kB each at the usual size
 MEND = "Check that it plays to its end, or write it anew: ffmpeg -i <this file> new.mp4"
 
 
@@ -153,7 +153,7 @@ class VideoWriter:
         *,
         crf: int = 20,  # edges of small things survive
         preset: str = "ultrafast",  # what is written here is read once or twice: time counts more than bytes
-        gop: int = 25,  # a seek decodes at most so many frames
+        gop: int = 25,  # a seek decodes at most so many frames, whatever the rate
         threads: int = 1,  # another count gives other bytes; sessions run side by side instead
     ) -> None:
         self._path, self._fps, self._shape, self._frames = path, fps, (size[1], size[0], 3), 0

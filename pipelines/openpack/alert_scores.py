@@ -19,9 +19,8 @@ from pipelines.openpack.boxes import Box, Stretch, Work
 from pipelines.openpack.deviations import Deviation, planted, possible
 from pipelines.openpack.grammar import FIRST_THRESHOLD, KINDS, Grammar, Kind
 from pipelines.openpack.order_alerts import Alert, find_alerts
-from pipelines.openpack.settings import FPS
 
-NEAR_S = 5.0  # a window: further apart nothing was seen together
+NEAR_S = 5.0  # a window of usual length: further apart nothing was seen together
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def every_deviation(
             continue
         yield Case(tuple(find_alerts([box], grammar, thresholds)), ())
         for kind, place in possible(len(box.works)):
-            other, deviation = _with(box, kind, place)
+            other, deviation = _with(box, kind, place, grammar.fps)
             yield Case(tuple(find_alerts([other], grammar, thresholds)), (deviation,))
 
 
@@ -88,7 +87,7 @@ def found(case: Case) -> list[Alert]:
 
 
 def _finds(alert: Alert, deviation: Deviation) -> bool:
-    apart = max(alert.start / FPS - deviation.end_s, deviation.start_s - alert.end / FPS)
+    apart = max(alert.start_s - deviation.end_s, deviation.start_s - alert.end_s)
     return alert.kind == deviation.kind and alert.operation in deviation.operations and apart <= NEAR_S
 
 
@@ -108,7 +107,7 @@ def _best(kind: Kind, cases: Sequence[Case]) -> float:
     return equal[len(equal) // 2] if total and equal else FIRST_THRESHOLD
 
 
-def _with(box: Box, kind: Kind, place: int) -> tuple[Box, Deviation]:
+def _with(box: Box, kind: Kind, place: int, fps: int) -> tuple[Box, Deviation]:
     """The box with a deviation, its operations as long as they are and one straight after the other."""
     items, shown = planted(box.works, kind, place)
     works, at = [], box.start
@@ -118,5 +117,5 @@ def _with(box: Box, kind: Kind, place: int) -> tuple[Box, Deviation]:
     visible = works[shown]
     start = visible[0].start if visible else works[place - 1].end
     named = box.operations[place : place + 2] if kind == "out_of_order" else box.operations[place : place + 1]
-    told = Deviation(kind, box.number, named, start / FPS, (visible[-1].end if visible else start) / FPS)
+    told = Deviation(kind, box.number, named, start / fps, (visible[-1].end if visible else start) / fps)
     return Box(box.number, tuple(works), at, box.finished), told

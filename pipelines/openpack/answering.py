@@ -82,7 +82,7 @@ class Answerer:
 
     def session(self, task: SessionTask, calibration: Calibration, grammar: Grammar, videos: Videos) -> list[Answered]:
         """One test session, or a user's sessions drawn once more, as a whole."""
-        return answer_session(self._tuned.calibrated(calibration), task, videos, grammar)
+        return answer_session(self._tuned.calibrated(calibration), task, videos, self._clips.preparation, grammar)
 
 
 class Run(Protocol):

@@ -31,6 +31,7 @@ _ANSWERED = {
     "X-Adapter": "Digest of its adapter's weights.",
     "X-Label-Set": "The names that the answer is given in.",
     "X-Data": "Where the clips came from that it was trained on, source/view.",
+    "X-Frames-Per-Second": "At which every frame number of the answer counts.",
 }
 _ERROR = {
     "type": "object",
@@ -47,6 +48,17 @@ _BROKEN = {
     "type": "object",
     "properties": {"event": {"const": "error"}, "error": {"type": "string", "description": "a sentence with the cure"}},
     "required": ["event", "error"],
+}
+_CLIP_FORMAT = {
+    "type": "object",
+    "properties": {
+        "fps": {"type": "integer", "description": "frames a second, at which all frame numbers count"},
+        "seconds": {"type": "number", "description": "of a clip: what /predict and /keyframes look at, from the start"},
+        "frames": {"type": "integer", "description": "of a clip"},
+        "size": {"type": "integer", "description": "pixels a side of a frame"},
+    },
+    "required": ["fps", "seconds", "frames", "size"],
+    "additionalProperties": False,
 }
 _READY = {"type": "object", "properties": {"ready": {"type": "boolean"}}, "required": ["ready"]}
 
@@ -66,11 +78,21 @@ def described(bentos: dict[str, Any], videos: Iterable[str], token: bool) -> dic
     _stream(spec["paths"]["/timeline"]["post"])
     ready = {str(status): _json(text, _READY) for status, text in ((200, "It answers."), (503, "Not yet, and why."))}
     spec["paths"]["/readyz"]["get"]["responses"] = ready
+    spec["paths"]["/clip-format"] = {"get": _clip_format()}
     if token:
         spec["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         for one in (*posts, spec["paths"]["/metrics"]["get"]):
             one["security"] = [{"token": []}]
     return spec
+
+
+def _clip_format() -> dict[str, Any]:
+    answers = {"200": _json("Of the model that answers now.", _CLIP_FORMAT), "503": _refusal(503)}
+    return {
+        "summary": "How long, how fast and how large a clip is.",
+        "operationId": "clip_format",
+        "responses": answers,
+    }
 
 
 def _stream(post: dict[str, Any]) -> None:

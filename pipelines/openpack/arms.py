@@ -96,12 +96,13 @@ def shown_frames(sample: Sample, size: int | None, taxonomy: Taxonomy) -> dict[s
     if uniform is None:
         raise DataError(f"{sample.key} has no evenly spaced frames", cure="Run the stages clips and shards again.")
     frames, keyframes = sample_frames(sample, size), sample.clip.keyframes
+    asked = taxonomy, sample.fps
     evenly = sample_frames(replace(sample, jpegs=sample.uniform), size)
     return {
-        TUNED: clip_question(frames, keyframes, taxonomy),
-        BLIND: clip_question(np.full_like(frames, GREY), keyframes, taxonomy),
-        SHUFFLED: clip_question(frames[_wrong_order(len(keyframes.pairs), sample.key)], keyframes, taxonomy),
-        UNIFORM: clip_question(evenly, uniform, taxonomy),
+        TUNED: clip_question(frames, keyframes, *asked),
+        BLIND: clip_question(np.full_like(frames, GREY), keyframes, *asked),
+        SHUFFLED: clip_question(frames[_wrong_order(len(keyframes.pairs), sample.key)], keyframes, *asked),
+        UNIFORM: clip_question(evenly, uniform, *asked),
     }
 
 

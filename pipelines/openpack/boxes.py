@@ -18,7 +18,7 @@ from pipelines.openpack.taxonomy import NULL_ID
 
 @dataclass(frozen=True)
 class Stretch:
-    """Frames `[start, end)` of a video at 25 fps in which one operation (an id of the taxonomy), or Null, goes on."""
+    """Frames `[start, end)` of a video in which one operation (an id of the taxonomy), or Null, goes on."""
 
     operation: int
     start: int

@@ -5,7 +5,8 @@ what answers with it (`predict`, `service.py`) do not. Format of the folder:
 
     base/           what the stage base_model wrote: base.json, and the model itself where it is the embedded one;
                     weights of a named model stay on the hub or in the folder that base.json names
-    adapter/        what the stage adapter wrote: weights as safetensors, and labels.json
+    adapter/        what the stage adapter wrote: weights as safetensors, labels.json, and preparation.json:
+                    uploads are prepared as the clips were that it was trained on
     settings.json   `BundleSettings`
     calibration.json  `Calibration` of this adapter, fitted under these settings
     grammar.json    `Grammar` of the sessions that it was trained on
@@ -21,11 +22,11 @@ from typing import Any
 
 from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_folder, digest, folder_digests, read_json, write_json
-from pipelines.common.keyframes import KeyframeSettings
 from pipelines.common.settings import Settings
 from pipelines.openpack.calibrate import CALIBRATION, Calibration
 from pipelines.openpack.finetune import read_adapter
 from pipelines.openpack.grammar import GRAMMAR, Grammar
+from pipelines.openpack.preparation import Preparation, read_preparation
 from pipelines.openpack.pretrain import read_base
 from pipelines.openpack.settings import EvaluationSettings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
@@ -37,9 +38,8 @@ LEFT_OUT = {".md"}  # PEFT writes a model card whose blanks nobody filled
 
 
 class BundleSettings(Settings):
-    """How clips are looked at and scored, so that a service answers as the evaluation did."""
+    """How clips are scored, so that a service answers as the evaluation did."""
 
-    keyframes: KeyframeSettings
     evaluation: EvaluationSettings
 
 
@@ -70,6 +70,8 @@ class Bundle:
     grammar: Grammar
     info: Info
 
+    preparation: Preparation
+
     @property
     def taxonomy(self) -> Taxonomy:
         return Taxonomy.read(self.adapter / LABELS)
@@ -94,6 +96,10 @@ def write_bundle(
         theirs, ours = f"{of_adapter.base} ({of_adapter.base_digest})", f"{of_base.name} ({of_base.digest})"
         what = f"the adapter was trained on {theirs}, and the base is {ours}"
         raise DataError(what, file=adapter, cure="Run the stage adapter again.")
+    preparation = read_preparation(adapter, "adapter")
+    if grammar.fps != preparation.clip_format.fps:
+        what = f"it counts {grammar.fps} frames a second, the clips of the adapter {preparation.clip_format.fps}"
+        raise DataError(what, file=GRAMMAR, cure="Run the stage evaluation again.")
     taxonomy = Taxonomy.read(adapter / LABELS)
     labels = {"native": list(taxonomy.names), "brief": list(taxonomy.brief)}
     info = Info(of_base.name, of_base.digest, of_adapter.digest, of_adapter.clips, data, labels)
@@ -108,10 +114,11 @@ def write_bundle(
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """DataError where a file is missing or is no JSON."""
+    """DataError where a file is missing or is no JSON, and where the adapter does not say how clips are prepared."""
     settings, info = BundleSettings.load(folder / SETTINGS), Info(**read_json(folder / INFO))
     calibration, grammar = Calibration.load(folder / CALIBRATION), Grammar.load(folder / GRAMMAR)
-    return Bundle(folder / BASE, folder / ADAPTER, settings, calibration, grammar, info)
+    preparation = read_preparation(folder / ADAPTER, "adapter")
+    return Bundle(folder / BASE, folder / ADAPTER, settings, calibration, grammar, info, preparation)
 
 
 def bundle_digest(folder: Path) -> str:

@@ -4,8 +4,9 @@ Belongs here: the clip as data (a line of `clips.jsonl`, `clip.json` in a shard)
 from labels and lengths alone. Reads no file and sees no picture; keyframes are chosen elsewhere (`common.keyframes`),
 and the two meet in `clips`.
 
-All frames count at 25 fps. Inside a clip they run over [0, 125), intervals are half-open. Clips start on whole
-seconds of the video, so that the id names one stretch: `U0108_S0500_t0035` starts 35 s after the video's first frame.
+Frames, rate and length are those of a `ClipFormat`. Inside a clip they count from 0, intervals are half-open. Clips
+start on whole seconds of the video, so that the id names one stretch: `U0108_S0500_t0035` starts 35 s after the video's
+first frame.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from pipelines.common.clip_format import ClipFormat
 from pipelines.common.intervals import overlap
 from pipelines.common.keyframes import Keyframes
 from pipelines.openpack.annotations import FrameSpan, Timeline
-from pipelines.openpack.settings import CLIP_FRAMES, FPS, ClipSettings
+from pipelines.openpack.settings import ClipSettings
 
 Kind = Literal["boundary", "transition", "inside"]
-MIDDLE = CLIP_FRAMES // 2  # frame 62: with whole-second starts each boundary comes within 12 frames (0.48 s) of it
 
 
 class Target(BaseModel):
@@ -43,7 +44,7 @@ class Target(BaseModel):
 
 
 class Clip(BaseModel):
-    """Five seconds of a session with what is shown of them and what they hold.
+    """A stretch of a session with what is shown of them and what they hold.
 
     `start_frame` counts from the start of the session's video, everything else from the start of the clip.
     `boundaries` are the true operation boundaries strictly inside, `operations` what is done before, between and after
@@ -58,7 +59,7 @@ class Clip(BaseModel):
     user: str
     session: str
     start_frame: int
-    n_frames: int = CLIP_FRAMES
+    n_frames: int
     kind: Kind
     target: Target
     boundaries: tuple[int, ...]
@@ -79,7 +80,7 @@ class Clip(BaseModel):
 
 @dataclass(frozen=True)
 class PlannedClip:
-    """A clip before anything was seen of it: frames [start_frame, start_frame + 125) of the session's video."""
+    """A clip before anything was seen of it; `start_frame` counts from the start of the session's video."""
 
     start_frame: int
     kind: Kind
@@ -89,20 +90,28 @@ class PlannedClip:
     following: int | None
 
 
-def clip_id(user: str, session: str, start_frame: int) -> str:
-    return f"{user}_{session}_t{start_frame // FPS:04d}"
+def clip_id(user: str, session: str, start_frame: int, fps: int) -> str:
+    return f"{user}_{session}_t{start_frame // fps:04d}"
 
 
 def plan(
-    timeline: Timeline, first_ms: int, n_frames: int, settings: ClipSettings, *, training: bool
+    timeline: Timeline,
+    first_ms: int,
+    n_frames: int,
+    settings: ClipSettings,
+    clip_format: ClipFormat,
+    *,
+    training: bool,
 ) -> list[PlannedClip]:
-    """The clips of a session whose video has `n_frames` frames, the first at `first_ms` unix time; by start.
+    """The clips, in that format, of a session whose video has `n_frames` frames, the first at `first_ms` unix time; by
+    start.
 
     For `training` boundaries come anywhere in the clip, for all others (validation, test, outside of the split) near
     its middle. A start is taken once, by the first kind that asks for it. Drawn from seed, user and session alone.
     """
-    spans = session_spans(timeline, first_ms)
-    labels = {start: label for start in _starts(0, n_frames - CLIP_FRAMES) if (label := describe(spans, start))}
+    fps, frames = clip_format.fps, clip_format.frames
+    spans = session_spans(timeline, first_ms, fps)
+    labels = {start: label for start in _starts(0, n_frames - frames, fps) if (label := describe(spans, start, frames))}
     rng = Random(f"{settings.seed}/{timeline.user}/{timeline.session}")
     kinds: dict[int, Kind] = {}
 
@@ -112,24 +121,25 @@ def plan(
 
     for _, after in pairwise(spans):
         if training:
-            take("boundary", settings.boundary_clips, _starts_around(after.start_frame))
+            take("boundary", settings.boundary_clips, _starts_around(after.start_frame, clip_format))
         else:
-            take("boundary", 1, _starts_centred(after.start_frame, settings.evaluation_slack))
+            take("boundary", 1, _starts_centred(after.start_frame, settings.evaluation_slack_s, clip_format))
     for before, after in pairwise(spans):
-        take("transition", settings.transition_clips, _starts_across(before, after))
+        take("transition", settings.transition_clips, _starts_across(before, after, clip_format))
     for span in spans:
-        take("inside", settings.inside_clips, _starts(span.start_frame, span.end_frame - CLIP_FRAMES))
+        take("inside", settings.inside_clips, _starts(span.start_frame, span.end_frame - frames, fps))
     return [PlannedClip(start, kinds[start], *labels[start]) for start in sorted(kinds)]
 
 
-def session_spans(timeline: Timeline, first_ms: int) -> list[FrameSpan]:
-    """The timeline from `first_ms` to its end in frames of the session's video, neighbours of one operation joined.
+def session_spans(timeline: Timeline, first_ms: int, fps: int) -> list[FrameSpan]:
+    """The timeline from `first_ms` to its end in frames of the session's video of `fps`, neighbours of one operation
+    joined.
 
     Two neighbours of one operation (an annotated Null beside a gap) show no boundary, and the second is not "next".
     """
-    n = max(0, timeline.end_ms - first_ms) * FPS // 1000 + 1
+    n = max(0, timeline.end_ms - first_ms) * fps // 1000 + 1
     joined: list[FrameSpan] = []
-    for span in timeline.frames(first_ms, FPS, n):
+    for span in timeline.frames(first_ms, fps, n):
         if joined and joined[-1].op_id == span.op_id:
             joined[-1] = replace(joined[-1], end_frame=span.end_frame, next_op_id=span.next_op_id)
         else:
@@ -138,13 +148,13 @@ def session_spans(timeline: Timeline, first_ms: int) -> list[FrameSpan]:
 
 
 def describe(
-    spans: Sequence[FrameSpan], start: int
+    spans: Sequence[FrameSpan], start: int, frames: int
 ) -> tuple[Target, tuple[int, ...], tuple[int, ...], int | None] | None:
-    """Target, boundaries, operations and what follows these, of the clip that starts at frame `start` of the session.
+    """Target, boundaries, operations and what follows these, of the clip of `frames` that starts at frame `start`.
 
     None where the clip reaches outside of the annotated time, or where nothing follows its dominant operation.
     """
-    end = start + CLIP_FRAMES
+    end = start + frames
     if not spans or start < spans[0].start_frame or end > spans[-1].end_frame:
         return None
     dominant = max(spans, key=lambda span: overlap((span.start_frame, span.end_frame), (start, end)))
@@ -153,7 +163,7 @@ def describe(
     target = Target(
         operation=dominant.op_id,
         start=max(0, dominant.start_frame - start),
-        end=min(CLIP_FRAMES, dominant.end_frame - start),
+        end=min(frames, dominant.end_frame - start),
         next=dominant.next_op_id,
     )
     inside = [span for span in spans if span.start_frame < end and span.end_frame > start]
@@ -161,20 +171,21 @@ def describe(
     return target, boundaries, tuple(span.op_id for span in inside), inside[-1].next_op_id
 
 
-def _starts(low: int, high: int) -> range:
+def _starts(low: int, high: int, fps: int) -> range:
     """Whole seconds in [low, high], in frames."""
-    return range(-(-low // FPS) * FPS, high + 1, FPS)
+    return range(-(-low // fps) * fps, high + 1, fps)
 
 
-def _starts_around(boundary: int) -> range:
-    return _starts(boundary - CLIP_FRAMES + 1, boundary - 1)
+def _starts_around(boundary: int, clip_format: ClipFormat) -> range:
+    return _starts(boundary - clip_format.frames + 1, boundary - 1, clip_format.fps)
 
 
-def _starts_centred(boundary: int, slack: int) -> range:
-    return _starts(boundary - MIDDLE - slack, boundary - MIDDLE + slack)
+def _starts_centred(boundary: int, slack_s: float, clip_format: ClipFormat) -> range:
+    middle, slack = clip_format.frames // 2, int(slack_s * clip_format.fps)
+    return _starts(boundary - middle - slack, boundary - middle + slack, clip_format.fps)
 
 
-def _starts_across(before: FrameSpan, after: FrameSpan) -> range:
+def _starts_across(before: FrameSpan, after: FrameSpan, clip_format: ClipFormat) -> range:
     """Starts inside `before` of clips that end inside `after`."""
-    low = max(before.start_frame, after.start_frame - CLIP_FRAMES + 1)
-    return _starts(low, min(after.start_frame - 1, after.end_frame - CLIP_FRAMES))
+    low = max(before.start_frame, after.start_frame - clip_format.frames + 1)
+    return _starts(low, min(after.start_frame - 1, after.end_frame - clip_format.frames), clip_format.fps)

@@ -9,6 +9,7 @@ Format of `<out>/<session>/`:
     clips.jsonl         one `Clip` a line, by start
     operations.jsonl    all that the annotation says is done in the video: see `sequences`
     labels.json         the session's `Taxonomy`, in whose ids the clips speak
+    preparation.json    the `Preparation`: in which format clips are, and how they came to be
     frames/000123.jpg   each shown frame once, by its number in the session's video; overlapping clips share it
 
 Clips of all but training users also have the evenly spaced choice, for the control arm of an evaluation.
@@ -27,6 +28,7 @@ import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
+from pipelines.common.clip_format import DEFAULT_FORMAT, ClipFormat
 from pipelines.common.console import run
 from pipelines.common.errors import DataError
 from pipelines.common.files import file_digest, read_jsonl, write_json, write_jsonl
@@ -35,8 +37,9 @@ from pipelines.common.keyframes import KeyframeSettings, Signal, choose
 from pipelines.openpack.annotations import Timeline, read_operations
 from pipelines.openpack.clip_plan import Clip, PlannedClip, clip_id, plan
 from pipelines.openpack.normalise import VIDEO, read_frames
+from pipelines.openpack.preparation import PREPARATION, Preparation, read_normalised
 from pipelines.openpack.sequences import OPERATIONS, sequence, write_sequence
-from pipelines.openpack.settings import FPS, STAGE_VERSIONS, ClipSettings, load_settings
+from pipelines.openpack.settings import STAGE_VERSIONS, ClipSettings, load_settings
 from pipelines.openpack.sources import RawSession, read_session, read_taxonomy
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 from pipelines.openpack.windows import look, stored
@@ -53,6 +56,7 @@ class _Job:
     set_aside: str | None
     clip: ClipSettings
     keyframes: KeyframeSettings
+    clip_format: ClipFormat
 
 
 def run_user(
@@ -64,24 +68,28 @@ def run_user(
     keyframe_settings: KeyframeSettings,
     workers: int | None = None,
     progress: Told = untold,
+    *,
+    clip_format: ClipFormat = DEFAULT_FORMAT,
 ) -> list[Record]:
     """Brings `<out>/<session>/` up to date for a user's sessions, given the folders of the two stages before.
 
     A session that was set aside before stays so, with the reason. One without labels gives no clips and says why in
-    its summary. DataError where the two folders do not hold the same sessions.
+    its summary. DataError where the two folders do not hold the same sessions, and where a video is in another format
+    than clips are to be cut in.
     """
     raw, normalized = ({record.name: record for record in read_records(folder)} for folder in (raw_out, normalized_out))
     if not raw or raw.keys() != normalized.keys():
         have, done = (", ".join(records) or "none" for records in (raw, normalized))
         what = f"raw sessions of {user}: {have}; normalised: {done}"
         raise DataError(what, file=normalized_out, cure="Run raw_session, then normalized_video, for this user.")
+    _require_format(clip_format, [normalized_out / name for name, record in normalized.items() if record.ok])
     items = []
     for name, record in normalized.items():
         inputs = {"raw_session": raw[name].content(), "normalized_video": record.content()}
         inputs |= {"set_aside": record.reason} if record.reason else {}
-        job = _Job(raw_out / name, normalized_out / name, record.reason, clip_settings, keyframe_settings)
+        job = _Job(raw_out / name, normalized_out / name, record.reason, clip_settings, keyframe_settings, clip_format)
         items.append(Item(name, inputs, job))
-    recipe = f"{VERSION}+{clip_settings.digest()}+{keyframe_settings.digest()}"
+    recipe = f"{VERSION}+{clip_settings.digest()}+{keyframe_settings.digest()}+{clip_format.digest()}"
     return run_items(items, _cut, out, recipe, workers=workers, progress=progress)
 
 
@@ -100,18 +108,29 @@ def frame_file(folder: Path, frame: int) -> Path:
     return folder / FRAMES / f"{frame:06d}.jpg"
 
 
+def _require_format(clip_format: ClipFormat, videos: list[Path]) -> None:
+    for folder in videos:
+        found = read_normalised(folder).video_format
+        if found != clip_format.video:
+            what = f"the video has {found.told()}, and clips are to have {clip_format.video.told()}"
+            cure = "Run the stage normalized_video again for this user, or set [clip_format] to what the videos have."
+            raise DataError(what, file=folder / VIDEO, cure=cure)
+
+
 def _cut(job: _Job, folder: Path) -> dict[str, Any]:
     """One session, clips and frames into `folder`; returns its summary."""
     if job.set_aside:
         what, _, cure = job.set_aside.rpartition(". ")
         raise DataError(what, cure=cure)  # reads just as the reason that it was given
     raw, taxonomy = read_session(job.raw), read_taxonomy(job.raw)
-    frames = read_frames(job.normalized)
+    frames, fps = read_frames(job.normalized), job.clip_format.fps
     write_json(folder / LABELS, taxonomy.as_json())
+    made = read_normalised(job.normalized).normalise
+    Preparation(clip_format=job.clip_format, normalise=made, keyframes=job.keyframes).save(folder / PREPARATION)
     origin = {"source": raw.source, "view": raw.stream.kind, "split": raw.split, "person": raw.person}
     origin["annotated"] = raw.n_operations
     timeline = _timeline(raw, taxonomy, job)
-    write_sequence(folder / OPERATIONS, sequence(timeline, raw.first_ms, len(frames)) if timeline else ())
+    write_sequence(folder / OPERATIONS, sequence(timeline, raw.first_ms, len(frames), fps) if timeline else ())
     planned = _plan(raw, timeline, job, len(frames))
     if isinstance(planned, str):
         write_jsonl(folder / CLIPS, [])
@@ -119,7 +138,7 @@ def _cut(job: _Job, folder: Path) -> dict[str, Any]:
     clips, written = _look(raw, planned, job, frames["repeated"].to_numpy(bool), folder)
     write_jsonl(folder / CLIPS, [clip.model_dump(mode="json") for clip in clips])
     settings = {"clips": job.clip.model_dump(mode="json"), "keyframes": job.keyframes.model_dump(mode="json")}
-    return {**origin, **_summary(clips, taxonomy, written, len(frames)), "settings": settings}
+    return {**origin, **_summary(clips, taxonomy, written, len(frames) / fps), "settings": settings}
 
 
 def _timeline(raw: RawSession, taxonomy: Taxonomy, job: _Job) -> Timeline | None:
@@ -136,8 +155,9 @@ def _plan(raw: RawSession, timeline: Timeline | None, job: _Job, n_frames: int) 
     """The session's clips, or why there are none."""
     if timeline is None:
         return "the session has no annotations"
-    planned = plan(timeline, raw.first_ms, n_frames, job.clip, training=raw.split == "train")
-    return planned or "no five seconds of the video lie within the annotated time before the last operation"
+    planned = plan(timeline, raw.first_ms, n_frames, job.clip, job.clip_format, training=raw.split == "train")
+    length = f"{job.clip_format.seconds:g} s"
+    return planned or f"no {length} of the video lie within the annotated time before the last operation"
 
 
 def _look(
@@ -150,9 +170,9 @@ def _look(
     """
     (folder / FRAMES).mkdir()
     clips, written = [], set[int]()
-    seen = look(stored(job.normalized / VIDEO, repeated), [one.start_frame for one in planned])
+    seen = look(stored(job.normalized / VIDEO, repeated), [one.start_frame for one in planned], job.clip_format.frames)
     for one, stretch in zip(planned, seen, strict=True):
-        clip = _clip(raw, one, stretch.signal, job.keyframes)
+        clip = _clip(raw, one, stretch.signal, job)
         clips.append(clip)
         frames = clip.keyframes.frames + (clip.uniform.frames if clip.uniform else ())
         for shown in sorted({clip.start_frame + frame for frame in frames} - written):
@@ -162,13 +182,14 @@ def _look(
     return clips, len(written)
 
 
-def _clip(raw: RawSession, planned: PlannedClip, signal: Signal, settings: KeyframeSettings) -> Clip:
-    keyframes, uniform = choose(signal, settings), settings.model_copy(update={"method": "uniform"})
+def _clip(raw: RawSession, planned: PlannedClip, signal: Signal, job: _Job) -> Clip:
+    keyframes, uniform = choose(signal, job.keyframes), job.keyframes.model_copy(update={"method": "uniform"})
     return Clip(
-        clip_id=clip_id(raw.user, raw.session, planned.start_frame),
+        clip_id=clip_id(raw.user, raw.session, planned.start_frame, job.clip_format.fps),
         user=raw.user,
         session=raw.session,
         start_frame=planned.start_frame,
+        n_frames=job.clip_format.frames,
         kind=planned.kind,
         target=planned.target,
         boundaries=planned.boundaries,
@@ -180,10 +201,10 @@ def _clip(raw: RawSession, planned: PlannedClip, signal: Signal, settings: Keyfr
     )
 
 
-def _summary(clips: list[Clip], taxonomy: Taxonomy, frames_written: int, n_frames: int) -> dict[str, Any]:
+def _summary(clips: list[Clip], taxonomy: Taxonomy, frames_written: int, seconds: float) -> dict[str, Any]:
     return {
         "clips": len(clips),
-        "seconds": n_frames / FPS,
+        "seconds": seconds,
         "frames": frames_written,
         "kinds": dict(sorted(Counter(clip.kind for clip in clips).items())),
         "operations": {
@@ -209,12 +230,13 @@ def main() -> None:
     parser.add_argument("normalized", type=Path, help="for example data/normalized_video/U0101")
     parser.add_argument("raw", type=Path, help="for example data/raw_session/U0101")
     parser.add_argument("out", type=Path, help="for example data/clips/U0101")
-    parser.add_argument("--settings", type=Path, help="a TOML file, sections [clips] and [keyframes]")
+    parser.add_argument("--settings", type=Path, help="a TOML file, sections [clips], [keyframes] and [clip_format]")
     parser.add_argument("--workers", type=int, help="processes; by default one a core")
     options = parser.parse_args()
     settings = load_settings(options.settings)
-    folders = options.normalized, options.raw, options.out
-    for record in run_user(options.user, *folders, settings.clips, settings.keyframes, options.workers):
+    place = options.user, options.normalized, options.raw, options.out
+    recipe = settings.clips, settings.keyframes, options.workers
+    for record in run_user(*place, *recipe, clip_format=settings.clip_format):
         print(record.name, record.status, record.reason or record.summary)
 
 

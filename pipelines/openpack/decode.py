@@ -3,9 +3,9 @@
 Belongs here: how windows vote for each frame, and the most probable sequence under the grammar. Who answers the windows
 and what is made of the sequence (`timeline`) do not.
 
-A window of five seconds says of each stretch of it what is seen there. A frame's evidence is the mean over the windows
-that hold it. Between two neighbouring bounds of any windows it is constant, so that all work is done on such cells, and
-a boundary of the sequence lies on a cut of some window's picture.
+A window, as long as a clip, says of each stretch of it what is seen there. A frame's evidence is the mean over the
+windows that hold it. Between two neighbouring bounds of any windows it is constant, so that all work is done on such
+cells, and a boundary of the sequence lies on a cut of some window's picture.
 
 The sequence is the one with the largest Σ evidence_weight · seconds · log evidence + Σ log P(next | operation), among
 those in which no operation is shorter than its least length, but where the video cuts it off (Viterbi's algorithm over
@@ -24,7 +24,6 @@ from pipelines.common.intervals import overlap
 from pipelines.common.posteriors import most_probable
 from pipelines.openpack.boxes import Stretch, joined
 from pipelines.openpack.grammar import Grammar
-from pipelines.openpack.settings import FPS
 
 LEAST_EVIDENCE = 1e-3  # of a frame for any operation: no window is so sure that nothing could outvote it
 
@@ -86,7 +85,7 @@ def decode(evidence: Evidence, grammar: Grammar, weight: float) -> list[Stretch]
     `weight` is that of a second of evidence beside one transition.
     """
     ids, edges = evidence.ids, evidence.edges
-    logs = np.log(np.maximum(evidence.shares, LEAST_EVIDENCE)) * (weight * evidence.lengths / FPS)[:, None]
+    logs = np.log(np.maximum(evidence.shares, LEAST_EVIDENCE)) * (weight * evidence.lengths / grammar.fps)[:, None]
     sums = np.concatenate([np.zeros((1, len(ids))), logs.cumsum(0)])
     follows = np.log([[grammar.transitions[one][after] for after in ids] for one in ids])
     np.fill_diagonal(follows, -np.inf)

@@ -16,6 +16,7 @@ Format of `<out>/`, free of times, so that the same answers give the same bytes:
     report.html     the same for people, with pictures: see `report`
     records.jsonl   one `records.ClipRecord` a clip and arm: clips by id, arms in the order of the report
     labels.json     the `Taxonomy` of the records' ids
+    preparation.json  the `Preparation` of the clips that were answered
     timelines.jsonl   the sessions that were answered as a whole, a line each: see `whole_sessions`
     calibration.json  the `Calibration` of the tuned model
     grammar.json    the `Grammar` of the training sessions
@@ -43,6 +44,7 @@ from pipelines.openpack.grammar import GRAMMAR, Grammar
 from pipelines.openpack.loader import ShardReader, read_manifest
 from pipelines.openpack.metrics import BASE, BRIEF_METRICS, TUNED
 from pipelines.openpack.prediction import Prediction
+from pipelines.openpack.preparation import PREPARATION, Preparation, read_preparation, require_same
 from pipelines.openpack.pretrain import BaseModel, read_base
 from pipelines.openpack.records import ClipRecord, read_clip_records, write_clip_records
 from pipelines.openpack.report import PAGE, write_page
@@ -73,9 +75,10 @@ def evaluate(
 
     `base`, `adapter` and `shards` are the folders of these stages. Whole test sessions are answered where there are
     `videos` of them. `split` is whose clips are answered: `val` is for choosing settings, and its figures are no
-    result, since the calibration was fitted on its clips. DataError where the adapter is another base's, where a shard
-    is damaged, where there is no clip to train on or to answer, or where a video is missing; `out` stays as it was.
-    Waits while another process writes there.
+    result, since the calibration was fitted on its clips. DataError where the adapter is another base's or was trained
+    on clips that were prepared in another way, where a shard is damaged, where there is no clip to train on or to
+    answer, or where a video is missing; `out` stays as it was. Waits while
+    another process writes there.
     """
     with output_lock(out, progress):
         return _evaluate(base, adapter, shards, out, settings, progress, videos, split)
@@ -96,7 +99,14 @@ def _evaluate(
         what = f"it was trained on {tuned.base} ({tuned.base_digest}), here is {base_model.name} ({base_model.digest})"
         raise DataError(what, file=adapter / ADAPTER, cure="Train an adapter on this base, or name its own base.")
     test, taxonomy = ShardReader(shards, split), Taxonomy.read(shards / LABELS)
-    run = _run(base_model, tuned, shards, taxonomy, split, settings)
+    require_same(
+        test.preparation,
+        read_preparation(adapter, "adapter"),
+        "the adapter was trained on clips that were prepared in another way",
+        adapter / PREPARATION,
+        "Train an adapter on these shards, or name its own shards.",
+    )
+    run = _run(base_model, tuned, test.preparation, shards, taxonomy, split, settings)
     weights = {BASE: base_model.digest, TUNED: f"{base_model.digest}+{tuned.digest}"}
     grammar = learn_grammar(shards, taxonomy)
     models = Models(base, adapter, shards, split, settings)
@@ -128,6 +138,7 @@ def _write(
         write_json(folder / REPORT, report)
         write_json(folder / RESULTS, results(report))
         write_json(folder / LABELS, taxonomy.as_json())
+        test.preparation.save(folder / PREPARATION)
         write_jsonl(folder / TIMELINES, [one.as_row() for one in whole])
         calibration.save(folder / CALIBRATION)
         grammar.save(folder / GRAMMAR)
@@ -149,7 +160,8 @@ def results(report: Mapping[str, Any]) -> dict[str, Any]:
 def _key(shards: Path, weights: Mapping[str, str], settings: EvaluationSettings, split: Split) -> str:
     """What answers that a killed run left belong to."""
     data = [shard["digest"] for part in read_manifest(shards)["splits"].values() for shard in part["shards"]]
-    return digest([VERSION, settings.digest(), dict(weights), split, data])
+    prepared = read_preparation(shards, "shards").digest()
+    return digest([VERSION, settings.digest(), dict(weights), split, data, prepared])
 
 
 def _fitted(
@@ -210,13 +222,20 @@ def _answer_sessions(
 
 
 def _run(
-    base: BaseModel, adapter: Adapter, shards: Path, taxonomy: Taxonomy, split: Split, settings: EvaluationSettings
+    base: BaseModel,
+    adapter: Adapter,
+    preparation: Preparation,
+    shards: Path,
+    taxonomy: Taxonomy,
+    split: Split,
+    settings: EvaluationSettings,
 ) -> dict[str, Any]:
     """What stands behind the figures. `data` is the shards' own word on where all their clips come from."""
     manifest = read_manifest(shards)
     answered = manifest["splits"][split]
     return {
         "data": manifest["data"],
+        "clip_format": preparation.clip_format.model_dump(mode="json"),
         "split": split,
         "users": sorted(answered["persons"]),
         "sessions": answered["sessions"],

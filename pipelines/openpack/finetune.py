@@ -2,7 +2,8 @@
 
 Reads from top to bottom: load the base in 4 bits, put LoRA on it, train on the shards' train split, save. The folder
 holds what `PeftModel.from_pretrained` needs, the processor, `adapter.json` (`Adapter`), `labels.json` (the `Taxonomy`
-whose letters it answers with) and the effective settings.
+whose letters it answers with), `preparation.json` (the `Preparation` of the clips that it was trained on) and the
+effective settings.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.common.ahead import Ahead
 from pipelines.common.console import run
+from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_folder, checkpoint_folder, digest, folder_digests, read_json, write_json
 from pipelines.common.locks import output_lock
 from pipelines.common.storage import local_folder
 from pipelines.openpack.loader import ShardReader, order, read_manifest
 from pipelines.openpack.model_card import model_card
+from pipelines.openpack.preparation import PREPARATION, read_preparation
 from pipelines.openpack.pretrain import BaseModel, read_base
 from pipelines.openpack.settings import STAGE_VERSIONS, FinetuneSettings, load_settings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from pipelines.common.vlm.features import VisionFeatures
     from pipelines.common.vlm.load import Vlm
     from pipelines.common.vlm.ranks import Ranks
+    from pipelines.common.vlm.room import Plan
 
 VERSION = STAGE_VERSIONS["adapter"]
 KEPT_BYTES = 2**29  # in each process, where all that a model sees fits: decoded once instead of each epoch
@@ -59,10 +63,13 @@ def finetune(base: Path, shards: Path, out: Path, settings: FinetuneSettings, pr
     """Trains the adapter and writes it to `out`; goes on from the last checkpoint of the same settings and data.
 
     In `settings.processes` processes alike, each with its share of every step; this one writes and tells. It starts the
-    others, unless a launcher has. SetupError, before weights are read, where the GPU is missing, busy or too small, or
-    where a launcher has started another number of processes. Waits while another training writes to `out`.
+    others, unless a launcher has. SetupError, before weights are read, where the GPU is missing, busy or too small,
+    where the model takes no pictures of their size, or where a launcher has started another number of processes.
+    DataError where clips are longer than the embedded model can count. Waits while another training writes to `out`.
     """
     from pipelines.common.vlm.ranks import started_first, together
+
+    _require_length(base, shards)
 
     others = partial(_train, base, shards, out, settings, _nothing)
     with output_lock(out, progress) if started_first() else nullcontext(), together(settings.processes, others):
@@ -73,14 +80,15 @@ def finetune(base: Path, shards: Path, out: Path, settings: FinetuneSettings, pr
 def _train(base: Path, shards: Path, out: Path, settings: FinetuneSettings, progress: Say) -> None:
     """One process's part of the training."""
     from pipelines.common.vlm.ranks import joined
+    from pipelines.openpack.vram import plan_of
 
     with joined(settings.device, settings.processes) as ranks:
         tell = progress if ranks.first else _nothing
-        _require_room(base, settings, tell)
+        side = _require_room(base, shards, settings, tell)
         vlm, model = _model(base, settings)
         tell(f"{_trained(model):,} trained parameters on {read_base(base).name}")
         with checkpoint_folder(out, _key(base, shards, settings), keeps=ranks.first) as checkpoints:
-            losses = _fit(vlm, model, base, shards, out, settings, checkpoints, ranks, tell)
+            losses = _fit(vlm, model, base, shards, out, settings, plan_of(settings, side), checkpoints, ranks, tell)
             if ranks.first:
                 _save(model, vlm, out, settings, read_base(base), shards, losses)
             ranks.wait()
@@ -115,11 +123,25 @@ def _nothing(line: str) -> None:
     """What the other processes tell."""
 
 
-def _require_room(base: Path, settings: FinetuneSettings, tell: Say) -> None:
+def _require_length(base: Path, shards: Path) -> None:
+    most, clip_format = read_base(base).frames, read_preparation(shards, "shards").clip_format
+    if most is not None and clip_format.frames > most:
+        what = f"its clips have {clip_format.frames} frames, and the embedded base model counts to {most}"
+        cure = "Make the base model again with the [clip_format] of the clips (the stage base_model)."
+        raise DataError(what, file=shards / PREPARATION, cure=cure)
+
+
+def _require_room(base: Path, shards: Path, settings: FinetuneSettings, tell: Say) -> int:
+    """Pixels a side that the model sees of the clips' pictures, where the training of it fits."""
+    from pipelines.common.vlm.load import frame_side
     from pipelines.common.vlm.room import require_room
     from pipelines.openpack.vram import plan_of
 
-    require_room(read_base(base).place(base), plan_of(settings), settings.device, tell)
+    place, clip_format = read_base(base).place(base), read_preparation(shards, "shards").clip_format
+    side = frame_side(place, clip_format.size)
+    tell(f"clips of {clip_format.told()}; the model sees {side}×{side}")
+    require_room(place, plan_of(settings, side), settings.device, tell)
+    return side
 
 
 def _model(base: Path, settings: FinetuneSettings) -> tuple[Vlm, Any]:
@@ -148,7 +170,8 @@ def _trained(model: Any) -> int:
 def _key(base: Path, shards: Path, settings: FinetuneSettings) -> str:
     """What checkpoints belong to."""
     data = [shard["digest"] for shard in read_manifest(shards)["splits"]["train"]["shards"]]
-    return digest([VERSION, settings.digest(), read_base(base).digest, data])
+    prepared = read_preparation(shards, "shards").digest()
+    return digest([VERSION, settings.digest(), read_base(base).digest, data, prepared])
 
 
 def _fit(
@@ -158,6 +181,7 @@ def _fit(
     shards: Path,
     out: Path,
     settings: FinetuneSettings,
+    plan: Plan,
     checkpoints: Path,
     ranks: Ranks,
     tell: Say,
@@ -166,7 +190,6 @@ def _fit(
     from pipelines.common.vlm.features import VisionFeatures
     from pipelines.common.vlm.room import left_to_change
     from pipelines.common.vlm.train import fit
-    from pipelines.openpack.vram import plan_of
 
     count = len(ShardReader(shards, "train"))
     board = out.with_name(f"{out.name}.tensorboard") / checkpoints.name if settings.loop.tensorboard else None
@@ -186,7 +209,7 @@ def _fit(
             progress=tell,
             ranks=ranks,
             board=board,
-            when_full=left_to_change(plan_of(settings)),
+            when_full=left_to_change(plan),
         )
 
 
@@ -215,6 +238,7 @@ def _save(
 
     peak = torch.cuda.max_memory_allocated() if vlm.device.type == "cuda" else None
     manifest, taxonomy = read_manifest(shards), Taxonomy.read(shards / LABELS)
+    preparation = read_preparation(shards, "shards")
     clips = len(manifest["splits"]["train"]["samples"])
     epochs = round(settings.loop.steps * clips_a_step(settings) / clips, 2)
     with atomic_folder(out) as folder:
@@ -223,7 +247,8 @@ def _save(
         model.save_pretrained(folder, save_embedding_layers=False)  # none is trained; "auto" would look the base up
         vlm.encoder.processor.save_pretrained(folder)
         write_json(folder / LABELS, taxonomy.as_json())
-        card = model_card(base, settings, taxonomy, manifest, _trained(model), losses)
+        preparation.save(folder / PREPARATION)
+        card = model_card(base, settings, taxonomy, preparation, manifest, _trained(model), losses)
         (folder / CARD).write_text(card, encoding="utf-8")  # in place of PEFT's, which is a form with blanks
         weights = digest(folder_digests(folder))
         adapter = Adapter(base.name, base.digest, weights, _trained(model), clips, epochs, peak, losses)
@@ -278,7 +303,7 @@ def _training_rows(place: str, shards: Path, settings: FinetuneSettings, rank: i
             keyframes = renumber(sample.clip.keyframes, settings.augment, rng)
             answers.append(sample_answer(sample, taxonomy).text())
             frames = augment(frames, settings.augment, rng) if settings.augment.changes_pictures else frames
-            questions.append(clip_question(frames, keyframes, taxonomy))
+            questions.append(clip_question(frames, keyframes, taxonomy, sample.fps))
         return encoder.encode(questions, answers)
 
     return rows

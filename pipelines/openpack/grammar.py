@@ -20,6 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 from pydantic import Field
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.settings import Settings
 from pipelines.openpack.boxes import Box, Stretch, boxes, works
 from pipelines.openpack.calibrate import Transitions, smoothed
@@ -40,8 +41,8 @@ class Grammar(Settings):
     `first`: the operation that begins a box. `boxes`: how many there were; `containing` and `repeated`: in how many of
     them an operation occurs at all, and more than once. `order`: operation → how often which one came next, pauses left
     out, a box's last one before the next box's first. `stretches`: the same with Null as it is in the labels.
-    `least_frames`: the shortest that an operation takes, at 25 fps. `thresholds`: bits from which a deviation is told,
-    `why` they were not chosen where they were not.
+    `least_frames`: the shortest that an operation takes, at `fps` frames a second. `thresholds`: bits from which a
+    deviation is told, `why` they were not chosen where they were not.
     """
 
     first: int
@@ -51,6 +52,7 @@ class Grammar(Settings):
     order: Counts
     stretches: Counts
     least_frames: dict[int, int]
+    fps: int = DEFAULT_FORMAT.fps
     thresholds: dict[Kind, float] = Field(default_factory=lambda: dict.fromkeys(KINDS, FIRST_THRESHOLD))
     why: str | None = "no validation session was there to choose thresholds on"
 
@@ -82,8 +84,8 @@ class Grammar(Settings):
         return {(one, after): -log2(share) for one, row in rows.items() for after, share in row.items()}
 
 
-def learn(sessions: Sequence[Sequence[Stretch]], taxonomy: Taxonomy) -> Grammar:
-    """The grammar of labelled (training) `sessions`. ValueError where no operation was labelled."""
+def learn(sessions: Sequence[Sequence[Stretch]], taxonomy: Taxonomy, fps: int = DEFAULT_FORMAT.fps) -> Grammar:
+    """The grammar of labelled (training) `sessions` in frames at `fps`. ValueError where no operation was labelled."""
     ids = [operation.id for operation in taxonomy.operations]
     done = [works(session) for session in sessions]
     order = Counter(pair for one in done for pair in pairwise(work.operation for work in one))
@@ -103,6 +105,7 @@ def learn(sessions: Sequence[Sequence[Stretch]], taxonomy: Taxonomy) -> Grammar:
         order=_counts(order),
         stretches=_counts(Counter(pair for one in sessions for pair in pairwise(part.operation for part in one))),
         least_frames=_least_frames(sessions, ids),
+        fps=fps,
     )
 
 

@@ -24,6 +24,7 @@ from pipelines.common.errors import DataError
 from pipelines.common.files import file_digest, read_json
 from pipelines.common.keyframes import Keyframes
 from pipelines.openpack.clip_plan import Clip
+from pipelines.openpack.preparation import read_preparation
 from pipelines.openpack.splits import Split
 
 MANIFEST = "manifest.json"
@@ -36,7 +37,7 @@ class Sample:
     """One clip as it is trained on: the shown frames as JPEG in shown order, the prompt, the answer, the clip.
 
     `target` is the brief's JSON in the brief's names; `clip.target` has OpenPack's own ids. `uniform` are the frames
-    of `clip.uniform`, none for training clips.
+    of `clip.uniform`, none for training clips. `fps` is the rate at which all its frame numbers count.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Sample:
     prompt: str
     target: dict[str, Any]
     clip: Clip
+    fps: int
     uniform: tuple[bytes, ...] = ()
 
 
@@ -80,8 +82,8 @@ def indices(n: int, seed: int, position: int = 0) -> Iterator[int]:
 class ShardReader:
     """The samples of one split, by number in the order of their keys. Holds no open file, so it can be pickled.
 
-    Opening it checks the split's shards against the manifest: DataError for a damaged one, and for a split without
-    samples.
+    Opening it checks the split's shards against the manifest: DataError for a damaged one, for a split without
+    samples, and where it is not said how clips were prepared: `preparation`.
     """
 
     def __init__(self, shards: Path, split: Split) -> None:
@@ -91,6 +93,7 @@ class ShardReader:
             raise DataError(f"the split {split} has no samples", file=shards / MANIFEST, cure=cure)
         self._files = [shards / shard["file"] for shard in content["shards"]]
         self._samples = content["samples"]
+        self.preparation = read_preparation(shards, "shards")
         self.keys: list[str] = [sample["key"] for sample in self._samples]
 
     def __len__(self) -> int:
@@ -112,6 +115,7 @@ class ShardReader:
             prompt=members["prompt.txt"].decode(),
             target=json.loads(members["target.json"]),
             clip=clip,
+            fps=self.preparation.clip_format.fps,
             uniform=_pictures(members, UNIFORM, clip.uniform),
         )
 

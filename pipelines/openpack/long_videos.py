@@ -69,7 +69,7 @@ class LongVideos:
         """
         settings = model.predictor.settings.timeline
         longest = {"longest_s": min(settings.longest_s, LONGEST_S), "stride_s": settings.stride_s}
-        task = decoding(place(upload), model.bundle.settings.keyframes, model.predictor.size, **longest)
+        task = decoding(place(upload), model.bundle.preparation, model.predictor.size, **longest)
         answering = _Answering(self.sandbox.job(task), model, name, self._submit)
         loop, events = asyncio.get_running_loop(), answering.events()
         began, step = loop.time(), None
@@ -137,7 +137,7 @@ class _Answering:
 
     def _ask(self, message: Any) -> None:
         window = shown(message)
-        question = window.question(self._model.bundle.taxonomy)
+        question = window.question(self._model.bundle.taxonomy, self._model.clip_format.fps)
         with self._lock:
             if self._given_up:
                 raise GivenUpError
@@ -152,4 +152,4 @@ class _Answering:
             raise GivenUpError from None
         with self._lock:
             self._waiting.popleft()
-        return window_of(start, n_frames, answer)
+        return window_of(start, n_frames, answer, self._model.clip_format)

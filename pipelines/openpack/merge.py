@@ -1,7 +1,8 @@
 """Merges an adapter into its base: one model folder that answers by itself, for tools that know no adapters.
 
 The format is that of the stage `base_model` with its weights inside: `base.json`, the model and processor as
-`save_pretrained` writes them, and `labels.json`; so `evaluate` and `predict` take the folder as a base.
+`save_pretrained` writes them, `labels.json` and `preparation.json`; so `evaluate` and `predict` take the folder as a
+base.
 
 The base is read whole, never in 4 bits. An adapter that was trained beside 4-bit weights therefore answers as it does
 with `quantization = "none"`, which differs by the rounding of the base.
@@ -18,6 +19,7 @@ from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_folder, digest, folder_digests, write_json
 from pipelines.common.vlm.settings import Device
 from pipelines.openpack.finetune import read_adapter
+from pipelines.openpack.preparation import PREPARATION, read_preparation
 from pipelines.openpack.pretrain import BASE, BaseModel, read_base
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
@@ -44,6 +46,7 @@ def merge(base: Path, adapter: Path, out: Path, device: Device = "auto") -> Base
         (whole.to(stored) if stored else whole).save_pretrained(folder)
         vlm.encoder.processor.save_pretrained(folder)
         write_json(folder / LABELS, Taxonomy.read(adapter / LABELS).as_json())
+        read_preparation(adapter, "adapter").save(folder / PREPARATION)
         content = digest(folder_digests(folder))
         merged = replace(base_model, name=f"{base_model.name}+{trained.digest}", weights="", digest=content, losses=[])
         write_json(folder / BASE, asdict(merged))

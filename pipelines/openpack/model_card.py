@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipelines.openpack.preparation import Preparation
 from pipelines.openpack.pretrain import BaseModel
 from pipelines.openpack.settings import FinetuneSettings
 from pipelines.openpack.taxonomy import Taxonomy
@@ -19,9 +20,10 @@ tags: [lora, packaging, openpack]
 
 # LoRA adapter: packing operations on {base}
 
-Shown eight frames of five seconds of video in four pairs, each with its true frame numbers, the model answers with
-JSON: which packing operation is done in each of the stretches that the pairs stand for, and which one follows the
-last. Frames count at 25 a second, stretches are half-open; letters stand for operations as in `labels.json`.
+Shown {shown} frames of {length:g} seconds of video in {pairs} pairs, each with its true frame numbers, the model
+answers with JSON: which packing operation is done in each of the stretches that the pairs stand for, and which one
+follows the last. Frames of {side}×{side} pixels count at {fps} a second, stretches are half-open; letters stand for
+operations as in `labels.json`.
 
 It is for the weights of `{base}` with the digest {base_digest} and answers nonsense on others.
 
@@ -59,7 +61,7 @@ about real packing lines.
 
 ## Limits
 
-Eight frames of five seconds; operations of the table above; workplaces and cameras like those of its data. The
+{shown} frames of {length:g} seconds; operations of the table above; workplaces and cameras like those of its data. The
 licence of the data applies to what is learned from it: OpenPack is CC BY-NC-SA 4.0, its RGB videos for academic
 research only.
 """
@@ -69,6 +71,7 @@ def model_card(
     base: BaseModel,
     settings: FinetuneSettings,
     taxonomy: Taxonomy,
+    preparation: Preparation,
     manifest: dict[str, Any],
     trained: int,
     losses: list[tuple[int, float]],
@@ -79,6 +82,11 @@ def model_card(
     step_clips = loop.batch_size * loop.gradient_accumulation_steps * settings.processes
     recent = [loss for _, loss in losses[-loop.save_steps :]]
     return _CARD.format(
+        shown=2 * preparation.keyframes.anchors,
+        pairs=preparation.keyframes.anchors,
+        length=preparation.clip_format.seconds,
+        fps=preparation.clip_format.fps,
+        side=preparation.clip_format.size,
         base=base.name,
         base_digest=base.digest,
         weights=base.weights or "<the folder of the stage base_model>",

@@ -5,10 +5,11 @@ like (`streams`) do not, nor a video that is looked at once (`common.frame_strea
 
 Format of `<out>/<session>/`:
 
-    video.mp4        H.264, 25 frames a second, 336×336 (stretched), a key frame every second, no audio
+    video.mp4        H.264, in rate and size (square, stretched) of the clip format, a key frame every second, no audio
     frames.parquet   one row a frame of it: frame int32 (0, 1, …), source_frame int32 (which source frame it shows),
                      source_ms float64 (that one's time in ms after the session's first frame, whose unix time is
                      `first_ms` of session.json), repeated bool (shows the same source frame as the row before)
+    normalised.json  `preparation.Normalised`: the format, and the settings
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.common.clip_format import DEFAULT_FORMAT, ClipFormat, VideoFormat
 from pipelines.common.console import run
 from pipelines.common.errors import DataError
 from pipelines.common.frame_times import check_gaps, check_shown, hold_mapping, timing
 from pipelines.common.incremental import Item, Record, Told, read_records, run_items, untold
 from pipelines.common.media import VideoWriter, count_video_streams, packet_times, transcode
+from pipelines.openpack.preparation import NORMALISED, Normalised
 from pipelines.openpack.settings import STAGE_VERSIONS, NormaliseSettings, load_settings
 from pipelines.openpack.sources import RawSession, read_session
 from pipelines.openpack.streams import open_pictures
@@ -41,6 +44,7 @@ class _Job:
     raw: Path
     set_aside: str | None
     settings: NormaliseSettings
+    video: VideoFormat
 
 
 def run_user(
@@ -50,19 +54,22 @@ def run_user(
     settings: NormaliseSettings,
     workers: int | None = None,
     progress: Told = untold,
+    *,
+    clip_format: ClipFormat = DEFAULT_FORMAT,
 ) -> list[Record]:
     """Brings `<out>/<session>/` up to date for every session of `raw_out`, both folders of this one user.
 
-    Sessions run side by side, one a core by default. A session that was set aside before stays so, with its reason.
-    DataError where `raw_out` holds no session.
+    Of the format, rate and size count here: clips of another length need no other video. Sessions run side by side, one
+    a core by default. A session that was set aside before stays so, with its reason. DataError where `raw_out` holds no
+    session.
     """
-    items = []
+    items, video = [], clip_format.video
     for record in read_records(raw_out):
         inputs = {"raw_session": record.content(), **({"set_aside": record.reason} if record.reason else {})}
-        items.append(Item(record.name, inputs, _Job(raw_out / record.name, record.reason, settings)))
+        items.append(Item(record.name, inputs, _Job(raw_out / record.name, record.reason, settings, video)))
     if not items:
         raise DataError(f"no session of {user} is here", file=raw_out, cure="Run the stage raw_session for this user.")
-    recipe = f"{VERSION}+{settings.digest()}"
+    recipe = f"{VERSION}+{settings.digest()}+{video.digest()}"
     return run_items(items, _normalise, out, recipe, workers=workers, progress=progress)
 
 
@@ -86,48 +93,45 @@ def _normalise(job: _Job, folder: Path) -> dict[str, Any]:
     if raw.stream.kind == "video":
         times_s = _checked(packet_times(place), raw, place, job.settings)
         recorded_ms, more = times_s * 1000, {"source_video_streams": count_video_streams(place)}
-        shown = _from_video(place, target, times_s, job.settings)
+        shown = _from_video(place, target, times_s, job)
     else:
-        pictures = open_pictures(place, raw.stream.kind, job.settings)
+        pictures = open_pictures(place, raw.stream.kind, job.settings, job.video.size)
         times_s = _checked((pictures.times_ms - pictures.times_ms[0]) / 1000, raw, place, job.settings)
         recorded_ms, more = pictures.recorded_ms, {}
-        shown = _from_pictures(pictures.draw, target, times_s, place, job.settings)
+        shown = _from_pictures(pictures.draw, target, times_s, place, job)
     table = _table(times_s, shown)
     table.to_parquet(folder / FRAMES, index=False)
+    Normalised(video_format=job.video, normalise=job.settings).save(folder / NORMALISED)
     return {
         "frames": len(table),
         "source_frames": len(times_s),
         "repeated": int(np.count_nonzero(table["repeated"])),
-        "fps": job.settings.fps,
-        "seconds": len(table) / job.settings.fps,
+        "fps": job.video.fps,
+        "seconds": job.video.to_seconds(len(table)),
         "bytes": target.stat().st_size,
         **{f"source_{name}": value for name, value in asdict(timing(recorded_ms)).items()},
         **more,
     }
 
 
-def _from_video(path: Path, target: Path, times_s: np.ndarray, settings: NormaliseSettings) -> np.ndarray:
-    exact = {"fps": settings.fps, "size": settings.size, "tolerance_s": settings.time_tolerance_ms / 1000}
-    return transcode(path, target, times_s, **exact, **_encoding(settings))
+def _from_video(path: Path, target: Path, times_s: np.ndarray, job: _Job) -> np.ndarray:
+    exact = {"size": job.video.size, "tolerance_s": job.settings.time_tolerance_ms / 1000}
+    return transcode(path, target, times_s, **exact, **job.settings.encoding(job.video))
 
 
 def _from_pictures(
-    draw: Callable[[int], np.ndarray], target: Path, times_s: np.ndarray, place: Path, settings: NormaliseSettings
+    draw: Callable[[int], np.ndarray], target: Path, times_s: np.ndarray, place: Path, job: _Job
 ) -> np.ndarray:
     """Writes the frames that `draw` gives by the same rule as `transcode`; each is drawn once, however often shown."""
-    sources, counts = np.unique(hold_mapping(times_s, settings.fps), return_counts=True)
+    sources, counts = np.unique(hold_mapping(times_s, job.video.fps), return_counts=True)
     shown: list[int] = []
-    with VideoWriter(target, settings.fps, (settings.size, settings.size), **_encoding(settings)) as writer:
+    with VideoWriter(target, size=(job.video.size, job.video.size), **job.settings.encoding(job.video)) as writer:
         for source, count in zip(sources.tolist(), counts.tolist(), strict=True):
             writer.write(draw(source), repeat=count)
             shown += [source] * count
     written = np.array(shown, dtype=np.int64)
-    check_shown(written, times_s, settings.fps, settings.time_tolerance_ms / 1000, place)
+    check_shown(written, times_s, job.video.fps, job.settings.time_tolerance_ms / 1000, place)
     return written
-
-
-def _encoding(settings: NormaliseSettings) -> dict[str, Any]:
-    return settings.model_dump(include={"crf", "preset", "gop", "threads"})
 
 
 def _checked(times_s: np.ndarray, raw: RawSession, place: Path, settings: NormaliseSettings) -> np.ndarray:
@@ -152,15 +156,18 @@ def _table(times_s: np.ndarray, mapping: np.ndarray) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Makes a user's sessions into 25 fps video: stage normalized_video.")
+    parser = argparse.ArgumentParser(
+        description="Makes a user's sessions videos of one rate and size: normalized_video."
+    )
     parser.add_argument("user", help="for example U0101")
     parser.add_argument("raw", type=Path, help="for example data/raw_session/U0101")
     parser.add_argument("out", type=Path, help="for example data/normalized_video/U0101")
-    parser.add_argument("--settings", type=Path, help="a TOML file, section [normalise]; by default settings.toml")
+    parser.add_argument("--settings", type=Path, help="a TOML file, sections [normalise] and [clip_format]")
     parser.add_argument("--workers", type=int, help="processes; by default one a core")
     options = parser.parse_args()
-    settings = load_settings(options.settings).normalise
-    for record in run_user(options.user, options.raw, options.out, settings, options.workers):
+    settings = load_settings(options.settings)
+    place = options.user, options.raw, options.out
+    for record in run_user(*place, settings.normalise, options.workers, clip_format=settings.clip_format):
         print(record.name, record.status, record.reason or record.summary)
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 from pipelines.openpack.boxes import Box, Work
 from pipelines.openpack.grammar import Grammar, Kind
-from pipelines.openpack.settings import FPS
 from pipelines.openpack.taxonomy import Taxonomy
 
 DIGITS = 2  # of bits
@@ -26,7 +25,8 @@ DIGITS = 2  # of bits
 
 @dataclass(frozen=True)
 class Alert:
-    """A deviation: frames `[start, end)` of the operation, or the gap where a skipped one was to be expected.
+    """A deviation: frames `[start, end)`, at `fps`, of the operation, or the gap where a skipped one was to be
+    expected.
 
     `after` is the operation before that place, `seen` in how many of `boxes` boxes of training the same was seen: no
     such operation (skipped), it more than once (repeated), it straight after `after` (out of order).
@@ -41,6 +41,15 @@ class Alert:
     bits: float
     seen: int
     boxes: int
+    fps: int
+
+    @property
+    def start_s(self) -> float:
+        return self.start / self.fps
+
+    @property
+    def end_s(self) -> float:
+        return self.end / self.fps
 
     def as_json(self, taxonomy: Taxonomy, *, brief: bool = False) -> dict[str, Any]:
         """{kind, operation, start_s, end_s, frame, box, surprise_bits, message}, with native names or the brief's."""
@@ -54,8 +63,8 @@ class Alert:
         return {
             "kind": self.kind,
             "operation": one,
-            "start_s": round(self.start / FPS, 3),
-            "end_s": round(self.end / FPS, 3),
+            "start_s": round(self.start_s, 3),
+            "end_s": round(self.end_s, 3),
             "frame": self.start,
             "box": self.box,
             "surprise_bits": round(self.bits, DIGITS),
@@ -129,4 +138,5 @@ def _alert(
         "repeated": grammar.repeated[place.operation],
         "out_of_order": grammar.order.get(before.operation, {}).get(place.operation, 0),
     }[kind]
-    return Alert(kind, place.operation, before.operation, start, end, box.number, gain, seen, grammar.boxes)
+    counted = seen, grammar.boxes, grammar.fps
+    return Alert(kind, place.operation, before.operation, start, end, box.number, gain, *counted)

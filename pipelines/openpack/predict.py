@@ -23,7 +23,6 @@ import numpy as np
 from PIL import Image
 
 from pipelines.common.console import run
-from pipelines.common.keyframes import KeyframeSettings
 from pipelines.common.vlm.augment import augment
 from pipelines.common.vlm.dialogue import Answer, Question
 from pipelines.common.vlm.generate import generate
@@ -33,6 +32,7 @@ from pipelines.common.vlm.settings import AugmentSettings
 from pipelines.openpack.calibrate import Calibration
 from pipelines.openpack.loader import Sample
 from pipelines.openpack.prediction import Generated, Prediction
+from pipelines.openpack.preparation import Preparation, read_preparation
 from pipelines.openpack.pretrain import read_base
 from pipelines.openpack.prompt import brief_answer, target_answer
 from pipelines.openpack.question import clip_question, reduced, video_question
@@ -118,9 +118,9 @@ class Predictor:
         """For the block the model answers with these weights."""
         return nullcontext() if self._adapter_on else self.vlm.model.disable_adapter()
 
-    def answer_video(self, path: Path, clip_id: str, keyframes: KeyframeSettings) -> Prediction:
-        """The answer for the first five seconds of any video that ffmpeg reads; DataError for anything else."""
-        return self.answer([clip_id], [video_question(path, keyframes, self.taxonomy, self.size)])[0]
+    def answer_video(self, path: Path, clip_id: str, preparation: Preparation) -> Prediction:
+        """The answer for the first clip of any video that ffmpeg reads; DataError for anything else."""
+        return self.answer([clip_id], [video_question(path, preparation, self.taxonomy, self.size)])[0]
 
 
 def model_size(processor: Any) -> int | None:
@@ -137,7 +137,7 @@ def sample_frames(sample: Sample, size: int | None = None) -> np.ndarray:
 
 def sample_question(sample: Sample, taxonomy: Taxonomy, size: int | None = None) -> Question:
     """The question of a shard's sample, as it is asked in evaluation."""
-    return clip_question(sample_frames(sample, size), sample.clip.keyframes, taxonomy)
+    return clip_question(sample_frames(sample, size), sample.clip.keyframes, taxonomy, sample.fps)
 
 
 def sample_answer(sample: Sample, taxonomy: Taxonomy) -> Answer:
@@ -161,7 +161,7 @@ def _seen(question: Question, view: int, settings: AugmentSettings) -> Question:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Answer for the first five seconds of a video.")
+    parser = argparse.ArgumentParser(description="Answer for the first clip of a video.")
     parser.add_argument("video", type=Path)
     parser.add_argument("--base", type=Path, required=True, help="folder of the stage base_model")
     parser.add_argument("--adapter", type=Path, required=True, help="folder of the stage adapter")
@@ -172,11 +172,11 @@ def main() -> None:
     settings, taxonomy = load_settings(arguments.settings), Taxonomy.read(arguments.adapter / LABELS)
     calibration = Calibration.load(arguments.calibration) if arguments.calibration else None
     predictor = Predictor.load(arguments.base, arguments.adapter, taxonomy, settings.evaluation, calibration)
-    clip_id = arguments.video.stem
+    clip_id, preparation = arguments.video.stem, read_preparation(arguments.adapter, "adapter")
     if not arguments.generate:
-        print(json.dumps(predictor.answer_video(arguments.video, clip_id, settings.keyframes).brief(), indent=1))
+        print(json.dumps(predictor.answer_video(arguments.video, clip_id, preparation).brief(), indent=1))
         return
-    question = video_question(arguments.video, settings.keyframes, taxonomy, predictor.size)
+    question = video_question(arguments.video, preparation, taxonomy, predictor.size)
     (written,) = predictor.generate([clip_id], [question])
     said = written.target
     answer = said and brief_answer(taxonomy, clip_id, said.operation, said.start, said.end, said.next)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One clip's answer in the ids of `taxonomy`; `start`, `end` half-open frames at 25 fps.
+    """One clip's answer in the ids of `taxonomy`; `start`, `end` half-open frames of the clip.
 
     `what` and `next_share` are posteriors over native ids, `span` over the segments that were possible, `seen` has one
     of each stretch that was shown, over native ids. `raw` is the same as the model itself had it, where this one is

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.common.ahead import Ahead
+from pipelines.common.clip_format import DEFAULT_FORMAT, ClipFormat
 from pipelines.common.console import run
+from pipelines.common.errors import SetupError
 from pipelines.common.files import atomic_folder, checkpoint_folder, digest, folder_digests, read_json, write_json
 from pipelines.common.locks import output_lock
 from pipelines.openpack.settings import STAGE_VERSIONS, PretrainSettings, load_settings
@@ -40,18 +42,27 @@ class BaseModel:
     digest: str
     parameters: int
     losses: list[tuple[int, float]]
+    frames: int | None = None  # of the longest clip that the embedded model can count; others count as they like
 
     def place(self, folder: Path) -> str:
         return self.weights or str(folder)
 
 
-def make_base(vlm: str, out: Path, settings: PretrainSettings, progress: Say = print) -> BaseModel:
+def make_base(
+    vlm: str,
+    out: Path,
+    settings: PretrainSettings,
+    progress: Say = print,
+    *,
+    clip_format: ClipFormat = DEFAULT_FORMAT,
+) -> BaseModel:
     """Makes or names the base model and writes it to `out`, whole or not at all.
 
-    SetupError where a named model's configuration cannot be had. Waits while another process writes there.
+    The embedded model is made for clips of that format. SetupError where they are too short for its task, and where a
+    named model's configuration cannot be had. Waits while another process writes there.
     """
     with output_lock(out, progress):
-        base = _train_tiny(out, settings, progress) if vlm == TINY else _named(vlm, out)
+        base = _train_tiny(out, settings, clip_format.frames, progress) if vlm == TINY else _named(vlm, out)
     progress(f"base model {base.name}: {base.parameters:,} parameters")
     return base
 
@@ -79,11 +90,15 @@ def _named(vlm: str, out: Path) -> BaseModel:
     return base
 
 
-def _train_tiny(out: Path, settings: PretrainSettings, progress: Say) -> BaseModel:
+def _train_tiny(out: Path, settings: PretrainSettings, frames: int, progress: Say) -> BaseModel:
+    from pipelines.common.vlm.general_task import SEGMENTS, SHORTEST
     from pipelines.common.vlm.ranks import together
 
-    with together(settings.processes, partial(_train, out, settings, _nothing)):
-        _train(out, settings, progress)
+    if frames < SEGMENTS * SHORTEST:
+        what = f"the embedded model learns on clips of {SEGMENTS * SHORTEST} frames and more, these have {frames}"
+        raise SetupError(what, cure="Set [clip_format] fps or seconds higher, or VLM to a model that is only named.")
+    with together(settings.processes, partial(_train, out, settings, frames, _nothing)):
+        _train(out, settings, frames, progress)
     return read_base(out)
 
 
@@ -91,7 +106,7 @@ def _nothing(line: str) -> None:
     """What the other processes tell."""
 
 
-def _train(out: Path, settings: PretrainSettings, progress: Say) -> None:
+def _train(out: Path, settings: PretrainSettings, frames: int, progress: Say) -> None:
     """One process's part of the training; the first one writes."""
     import torch
 
@@ -102,12 +117,12 @@ def _train(out: Path, settings: PretrainSettings, progress: Say) -> None:
     from pipelines.common.vlm.train import fit
 
     torch.manual_seed(settings.loop.seed)
-    processor = tiny.processor(_phrases(), settings.model)
+    processor = tiny.processor(_phrases(), settings.model, frames)
     model = linear_patches(tiny.model(processor.tokenizer, settings.model))
-    key = digest([VERSION, settings.digest()])
+    key = digest([VERSION, settings.digest(), frames])
     with (
         joined("cpu", settings.processes) as ranks,
-        Ahead(partial(_drawn_rows, settings, ranks.index)) as rows,
+        Ahead(partial(_drawn_rows, settings, frames, ranks.index)) as rows,
         checkpoint_folder(out, key, keeps=ranks.first) as checkpoints,
     ):
         cpu = torch.device("cpu")
@@ -118,7 +133,7 @@ def _train(out: Path, settings: PretrainSettings, progress: Say) -> None:
             with atomic_folder(out) as folder:
                 model.save_pretrained(folder)
                 processor.save_pretrained(folder)
-                base = BaseModel(TINY, "", digest(folder_digests(folder)), model.num_parameters(), losses)
+                base = BaseModel(TINY, "", digest(folder_digests(folder)), model.num_parameters(), losses, frames)
                 write_json(folder / BASE, asdict(base))
         ranks.wait()
 
@@ -144,7 +159,7 @@ def _phrases() -> tuple[str, ...]:
     )
 
 
-def _drawn_rows(settings: PretrainSettings, rank: int) -> Callable[[int], list[Encoded]]:
+def _drawn_rows(settings: PretrainSettings, frames: int, rank: int) -> Callable[[int], list[Encoded]]:
     """Process `rank`'s samples of each step: single pairs to be told about, and clips that are asked about."""
     import torch
 
@@ -152,7 +167,7 @@ def _drawn_rows(settings: PretrainSettings, rank: int) -> Callable[[int], list[E
     from pipelines.common.vlm.encode import Encoder
     from pipelines.common.vlm.general_task import ask, tell
 
-    encoder = Encoder(tiny.processor(_phrases(), settings.model))
+    encoder = Encoder(tiny.processor(_phrases(), settings.model, frames))
     step_size = settings.loop.batch_size * settings.loop.gradient_accumulation_steps * settings.processes
     mine = slice(rank, None, settings.processes)
 
@@ -160,8 +175,9 @@ def _drawn_rows(settings: PretrainSettings, rank: int) -> Callable[[int], list[E
 
     def rows(step: int) -> list[Encoded]:
         seeds = range(step * step_size, (step + 1) * step_size)
-        asked = [ask(seed) for seed in seeds[: settings.asked][mine]]
-        return encoder.encode(*zip(*asked, *(tell(seed) for seed in seeds[settings.asked :][mine]), strict=True))
+        asked = [ask(seed, frames) for seed in seeds[: settings.asked][mine]]
+        told = (tell(seed, frames) for seed in seeds[settings.asked :][mine])
+        return encoder.encode(*zip(*asked, *told, strict=True))
 
     return rows
 
@@ -172,7 +188,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--settings", type=Path, help="a settings.toml")
     arguments = parser.parse_args()
-    make_base(arguments.vlm, arguments.out, load_settings(arguments.settings).pretrain)
+    settings = load_settings(arguments.settings)
+    make_base(arguments.vlm, arguments.out, settings.pretrain, clip_format=settings.clip_format)
 
 
 if __name__ == "__main__":

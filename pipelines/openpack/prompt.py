@@ -42,7 +42,7 @@ def target_answer(taxonomy: Taxonomy, clip: Clip) -> Answer:
 def brief_answer(
     taxonomy: Taxonomy, clip_id: str, operation: int, start: int, end: int, following: int
 ) -> dict[str, Any]:
-    """The brief's JSON (without the confidence, which a target has not); frames half-open at 25 fps."""
+    """The brief's JSON (without the confidence, which a target has not); frames half-open."""
     return {
         "clip_id": clip_id,
         "dominant_operation": taxonomy.brief_name(operation),

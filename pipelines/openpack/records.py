@@ -4,8 +4,9 @@ Belongs here: the format, reading and writing it. Who answered (`evaluate`, `bas
 not. An arm is whoever answers: a model, or a baseline that sees no picture. Label sets stand side by side in a record,
 so that a later change of the mapping does not rewrite what was answered.
 
-Segments are half-open frames of the clip at 25 fps; native labels are ids of the taxonomy, `labels.json` beside the
-file, brief labels the names of its second set (the brief's ten, or the recordings' own).
+Segments are half-open frames of the clip, at the rate of `preparation.json` beside the file; native labels are ids of
+the taxonomy, `labels.json` beside the file, brief labels the names of its second set (the brief's ten, or the
+recordings' own).
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from pipelines.common.pictures import Strip
 from pipelines.openpack.loader import ShardReader
 from pipelines.openpack.metrics import BASE, TUNED, segment_iou
 from pipelines.openpack.records import ClipRecord, Reading
-from pipelines.openpack.settings import FPS
 from pipelines.openpack.taxonomy import Taxonomy
 from pipelines.openpack.whole_sessions import Answered
 
@@ -50,7 +49,8 @@ def write_page(
 ) -> None:
     """Writes the page of a `report` with the `records` and `whole` sessions that it follows from; `test` gives the
     worst clips' frames. A session that was answered as a whole is drawn so, any other as its clips tell it."""
-    usual = [one for one in whole if not one.planted]
+    usual, clip_format = [one for one in whole if not one.planted], test.preparation.clip_format
+    fps = clip_format.fps
     tuned = [record for record in records if record.arm == TUNED]
     bins = [(row["confidence"], row["right"], int(row["samples"])) for row in report["reliability"]["native"]]
     environment = Environment(
@@ -62,12 +62,13 @@ def write_page(
         counts=report["counts"],
         few=FEW_SESSIONS,
         tables={scope: table(report, scope) for scope in report["bootstrap"]},
+        clip_format=clip_format,
         base=BASE,
         tuned=TUNED,
         confusion=_uri(pictures.confusion(report["confusion"]["names"], report["confusion"]["counts"])),
         reliability=_uri(pictures.reliability(bins)),
-        sessions=[_session(name, tuned, taxonomy) for name in _not_whole(tuned, usual)[:SESSIONS]],
-        whole=[_whole(one, taxonomy) for one in usual[:SESSIONS]],
+        sessions=[_session(name, tuned, taxonomy, fps) for name in _not_whole(tuned, usual)[:SESSIONS]],
+        whole=[_whole(one, taxonomy, fps) for one in usual[:SESSIONS]],
         worst=list(_worst_clips(tuned, taxonomy, test)),
     )
     with atomic_file(path) as part:
@@ -98,7 +99,7 @@ def worst(records: Sequence[ClipRecord], count: int = WORST) -> list[ClipRecord]
 
 
 def spoken_of(
-    records: Sequence[ClipRecord], what: str, taxonomy: Taxonomy
+    records: Sequence[ClipRecord], what: str, taxonomy: Taxonomy, fps: int
 ) -> tuple[list[tuple[str, float, float]], float]:
     """One session as its clips tell it: (native name, start, end in seconds of video), and the share that is told of.
 
@@ -117,14 +118,14 @@ def spoken_of(
     for op_id, run in groupby(told.tolist()):
         length = len(list(run))
         if op_id >= 0:
-            parts.append((taxonomy.by_id(op_id).name, frame / FPS, (frame + length) / FPS))
+            parts.append((taxonomy.by_id(op_id).name, frame / fps, (frame + length) / fps))
         frame += length
     return parts, float((told >= 0).mean())
 
 
-def _session(name: str, records: Sequence[ClipRecord], taxonomy: Taxonomy) -> dict[str, Any]:
+def _session(name: str, records: Sequence[ClipRecord], taxonomy: Taxonomy, fps: int) -> dict[str, Any]:
     clips = [record for record in records if record.session == name]
-    (true, covered), (said, _) = (spoken_of(clips, what, taxonomy) for what in ("truth", "prediction"))
+    (true, covered), (said, _) = (spoken_of(clips, what, taxonomy, fps) for what in ("truth", "prediction"))
     picture = pictures.timelines([("true", true), ("answered", said)], taxonomy.names)
     return {"name": name, "clips": len(clips), "covered": covered, "picture": _uri(picture)}
 
@@ -134,9 +135,9 @@ def _not_whole(records: Sequence[ClipRecord], whole: Sequence[Answered]) -> list
     return [name for name in dict.fromkeys(record.session for record in records) if name not in drawn]
 
 
-def _whole(answered: Answered, taxonomy: Taxonomy) -> dict[str, Any]:
+def _whole(answered: Answered, taxonomy: Taxonomy, fps: int) -> dict[str, Any]:
     rows = [
-        (title, [(taxonomy.by_id(one.operation).name, one.start / FPS, one.end / FPS) for one in stretches])
+        (title, [(taxonomy.by_id(one.operation).name, one.start / fps, one.end / fps) for one in stretches])
         for title, stretches in (("true", answered.truth), ("answered", answered.said), ("no grammar", answered.alone))
     ]
     return {"name": answered.session, "picture": _uri(pictures.timelines(rows, taxonomy.names))}

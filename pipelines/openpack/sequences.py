@@ -5,10 +5,11 @@ from sequences (`grammar`) do not.
 
 `operations.jsonl` of a session's folder in the stage clips, and one line of `sessions.jsonl` in the stage shards:
 
-    {"operation": id, "start": frame, "end": frame}            a line a stretch, in order, touching; half-open, 25 fps
+    {"operation": id, "start": frame, "end": frame}            a line a stretch, in order, touching; half-open
     {"user", "session", "split", "operations": [these]}        a line a session of a split, by user and session
 
-Frames count from the start of the video; it may end before the last operation does, or begin after the first.
+Frames count from the start of the video, at the rate of the data's `Preparation`; it may end before the last operation
+does, or begin after the first.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class LabelledSession:
         return f"{self.user}/{self.session}"
 
 
-def sequence(timeline: Timeline, first_ms: int, n_frames: int) -> tuple[Stretch, ...]:
-    """What a session's annotation says of a video of `n_frames` frames, the first at `first_ms` unix time."""
-    spans = session_spans(timeline, first_ms)
+def sequence(timeline: Timeline, first_ms: int, n_frames: int, fps: int) -> tuple[Stretch, ...]:
+    """What a session's annotation says of a video of `n_frames` frames at `fps`, the first at `first_ms` unix time."""
+    spans = session_spans(timeline, first_ms, fps)
     inside = (Stretch(one.op_id, one.start_frame, min(one.end_frame, n_frames)) for one in spans)
     return tuple(one for one in inside if one.frames > 0)
 

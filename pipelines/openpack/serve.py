@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from prometheus_client import Counter, Histogram
 
+from pipelines.common.clip_format import ClipFormat
 from pipelines.common.errors import DataError
 from pipelines.common.files import digest
 from pipelines.common.serving import log, metrics
@@ -31,7 +32,6 @@ from pipelines.common.vlm.dialogue import Question
 from pipelines.openpack.bundle import NAME, Bundle, bundle_digest, read_bundle
 from pipelines.openpack.long_videos import LongVideos
 from pipelines.openpack.prediction import Prediction
-from pipelines.openpack.settings import FPS
 from pipelines.openpack.timeline import Progress
 from pipelines.openpack.upload import LIMITS, PRELOAD, decoding, pictures, place, refused, shown, work
 
@@ -84,7 +84,12 @@ class Model:
     def headers(self) -> dict[str, str]:
         """What answered: a figure or an answer never stands without it."""
         adapter = self.bundle.info.adapter_digest
-        return {"X-Model": self.name, "X-Adapter": adapter, "X-Label-Set": LABEL_SET, "X-Data": self.data}
+        told = {"X-Model": self.name, "X-Adapter": adapter, "X-Label-Set": LABEL_SET, "X-Data": self.data}
+        return {**told, "X-Frames-Per-Second": str(self.clip_format.fps)}
+
+    @property
+    def clip_format(self) -> ClipFormat:
+        return self.bundle.preparation.clip_format
 
 
 @dataclass(frozen=True)
@@ -131,25 +136,32 @@ class Desk:
         return self.models.current
 
     async def predict(self, upload: BinaryIO, filename: str | None) -> Reply:
-        """The answer for the first five seconds of an uploaded video: the brief's five keys. RefusalError for what
+        """The answer for the first clip of an uploaded video: the brief's five keys. RefusalError for what
         gets none.
 
         Given up, it ends the process that decodes and takes its clip out of the queue.
         """
         model, name = await self.model(), clip_id(filename)
-        question = await self._read(upload, name, model, lambda message: shown(message).question(model.bundle.taxonomy))
+        asked = model.bundle.taxonomy, model.clip_format.fps
+        question = await self._read(upload, name, model, lambda message: shown(message).question(*asked))
         done = await asyncio.wrap_future(self.batcher.submit(model, (name, question), priority=1))
         return self._reply(model, done)
 
     async def keyframes(self, upload: BinaryIO, filename: str | None) -> Reply:
-        """What the model is shown of these five seconds: `fps`, `bounds`, `frames`, `pairs` and, as addresses of data,
+        """What the model is shown of this clip: `fps`, `bounds`, `frames`, `pairs` and, as addresses of data,
         `pictures`. RefusalError as `predict`."""
         model = await self.model()
         chosen, jpegs = await self._read(upload, clip_id(filename), model, pictures, pictures=True)
         log.current().noted["model"] = model.name
-        told = {"fps": FPS, "bounds": chosen.bounds, "frames": chosen.frames, "pairs": chosen.pairs}
+        told = {"fps": model.clip_format.fps, "bounds": chosen.bounds, "frames": chosen.frames, "pairs": chosen.pairs}
         coded = [f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" for jpeg in jpegs]
         return Reply({**told, "pictures": coded}, model.headers())
+
+    async def clip_format(self) -> dict[str, float]:
+        """What a clip is to the model that answers now: `fps`, `seconds`, `frames` and `size` in pixels a side.
+        RefusalError where no model answers."""
+        told = (await self.model()).clip_format
+        return {**told.model_dump(mode="json"), "frames": told.frames}
 
     async def timeline(self, upload: BinaryIO, filename: str | None, seconds: float) -> tuple[dict[str, str], Events]:
         """Headers and events of a whole video: `progress` for each window that is answered, at last the `result`.
@@ -190,7 +202,7 @@ class Desk:
         self, upload: BinaryIO, name: str, model: Model, read: Callable[[Message], Read], **asked: Any
     ) -> Read:
         """What `read` makes of the message of a process that got the upload and what is `asked` of it."""
-        task = decoding(place(upload), model.bundle.settings.keyframes, model.predictor.size, **asked)
+        task = decoding(place(upload), model.bundle.preparation, model.predictor.size, **asked)
         job = self.sandbox.job(task)
         loop, record, came = asyncio.get_running_loop(), log.current(), asyncio.get_running_loop().time()
 
@@ -240,7 +252,7 @@ def check_answers(model: Model) -> None:
     """DataError unless its posteriors for a drawn clip are probabilities: weights that are no numbers give others."""
     from pipelines.openpack.question import drawn_question
 
-    question = drawn_question(model.bundle.taxonomy, model.predictor.size)
+    question = drawn_question(model.bundle.taxonomy, model.clip_format, model.predictor.size)
     (prediction,) = model.predictor.answer(["self-check"], [question])
     for shares in (*prediction.seen.values(), prediction.what, prediction.span, prediction.next_share):
         if not all(share >= 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 0.01:

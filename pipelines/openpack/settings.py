@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from pipelines.common.clip_format import DEFAULT_FORMAT, ClipFormat, VideoFormat
 from pipelines.common.download import DownloadSettings
 from pipelines.common.errors import SetupError
 from pipelines.common.keyframes import KeyframeSettings
@@ -27,42 +28,40 @@ from pipelines.openpack.splits import SPLITS
 # because the stages themselves import what Dagster must not load.
 STAGE_VERSIONS: dict[str, str] = {
     "raw_session": "3",
-    "normalized_video": "2",
-    "clips": "5",
-    "shards": "5",
+    "normalized_video": "3",
+    "clips": "6",
+    "shards": "6",
     "base_model": "5",
-    "adapter": "6",
-    "evaluation": "6",
-    "bento": "5",
+    "adapter": "7",
+    "evaluation": "7",
+    "bento": "6",
 }
 
 PRESETS = Path(__file__).with_name("presets")
 
 View = Literal["video", "rgb", "depth", "keypoints"]
-FPS = 25  # frames a second of everything after normalisation; the brief's clock
-CLIP_FRAMES = 125  # 5 s
 
 
 class NormaliseSettings(Settings):
-    """Raw stream → one H.264 video of known rate and size. Pixels of the source are those of its 1280×720 picture."""
+    """Raw stream → one H.264 video of known rate and size. Pixels of the source are those of its 1280×720 picture.
 
-    fps: int = FPS
-    # 12×12 patch pairs of Qwen2-VL = 72 tokens a frame; square, stretched: no token shows a border; even, as 4:2:0 asks
-    size: int = Field(default=336, multiple_of=2, gt=0)
+    Rate and size are the clip format's, since labels are cut by it.
+    """
+
     crf: int = Field(default=20, ge=0, le=51)  # x264 quality at which keyframes keep their edges
     preset: str = "ultrafast"  # decoding is the wall, not disk: measured by `make bench`
-    gop: int = Field(default=FPS, ge=1)  # a seek decodes at most one second
+    gop_s: float = Field(default=1, gt=0)  # seconds between key frames: a seek decodes at most so much
     # of decoder and x264 each; the two run side by side anyway. With two, the processor time grew by 7–28 % and one
     # session was no sooner done; and x264 gives other bytes for another count, so it must not follow the machine
     threads: int = Field(default=1, ge=1)
     # a longer time without a frame is a wrong time stamp, not a pause of the camera, and would be filled with one
-    # picture 25 times a second; wide enough for a camera that was out for minutes
+    # picture, frame after frame; wide enough for a camera that was out for minutes
     longest_gap_s: float = Field(default=900, gt=0)
     # by which a frame may be shown before its time or after its successor's: one rounding of times to whole
     # milliseconds, as mkv and the release keep them. More is no rounding; a frame lasts 40
     time_tolerance_ms: float = Field(default=1, ge=0)
     # x0, y0, x1, y1 blacked out in every rgb frame. The burnt-in clock spans 28–765 × 17–50: a model would read the
-    # time instead of the work. The clock on the bench is no rectangle here: at 336 pixels its digits cannot be read
+    # time instead of the work. The clock on the bench is no rectangle here: in a clip its digits cannot be read
     rgb_masks: tuple[tuple[int, int, int, int], ...] = ((0, 0, 800, 64),)
     # mm drawn near (bright) to far (dark), the same in all sessions so that a grey means a distance. Bench and worker
     # are 1.2–2.7 m away, the back table and walls end at 5.5; beyond are 2 % of the pixels, mostly ceiling
@@ -70,6 +69,18 @@ class NormaliseSettings(Settings):
     # a joint that the estimator trusts less is not drawn: ankles behind the bench are guesses (median 0.19 in the
     # sample), shoulders and arms are seen (0.8 and above)
     joint_confidence: float = Field(default=0.3, ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_format(cls, given: Any) -> Any:
+        if isinstance(given, dict) and (named := sorted({"fps", "size"} & given.keys())):
+            raise ValueError(f"{' and '.join(named)} are set in [clip_format], for videos and clips together")
+        return given
+
+    def encoding(self, video: VideoFormat) -> dict[str, Any]:
+        """How a video of that format is written, in the words of `common.media.transcode`."""
+        gop = max(1, round(self.gop_s * video.fps))
+        return {**self.model_dump(include={"crf", "preset", "threads"}), "fps": video.fps, "gop": gop}
 
 
 class ZenodoSettings(Settings):
@@ -125,10 +136,8 @@ class ClipSettings(Settings):
     boundary_clips: int = Field(default=3, ge=1)  # of each boundary in training, with the boundary anywhere inside
     transition_clips: int = Field(default=1, ge=0)  # of each boundary, starting in one operation, ending in the next
     inside_clips: int = Field(default=1, ge=0)  # of each operation that holds a whole clip
-    evaluation_slack: int = Field(
-        default=FPS // 2, ge=12
-    )  # frames from clip's middle to boundary (±0.5 s); clips start
-    # on whole seconds, so that less would drop boundaries
+    # from a clip's middle to its boundary, either way; clips start on whole seconds, so that less would drop boundaries
+    evaluation_slack_s: float = Field(default=0.5, ge=0.5)
     jpeg_quality: int = Field(default=90, ge=50, le=100)  # 8 frames ≈ 0.2 MB; artefacts below this touch thin lines
 
 
@@ -192,10 +201,10 @@ class FinetuneSettings(Settings):
 class TimelineSettings(Settings):
     """How a whole video becomes a sequence of operations, and how many sessions are measured by it."""
 
-    # between the starts of two windows of five seconds, of which four then see a frame. On the embedded model's two
-    # validation sessions (commit 3092720) frame accuracy was 0.94 with 2.5 s and 0.97 with this, for a third more of
-    # processor time: measuring each frame is the larger part of it
-    stride_s: float = Field(default=1.25, gt=0, le=5)
+    # between the starts of two windows as long as a clip; of five seconds four then see a frame. On the
+    # embedded model's two validation sessions (commit 3092720) frame accuracy was 0.94 with 2.5 s and 0.97 with this,
+    # for a third more of processor time: measuring each frame is the larger part of it
+    stride_s: float = Field(default=1.25, gt=0)  # at most a clip's length
     # of a second of evidence beside one transition; on the same sessions anything from 1 to 6 was about as good
     evidence_weight: float = Field(default=2.0, gt=0)
     longest_s: float = Field(default=4 * 3600, gt=0)  # of a video: half a shift
@@ -238,6 +247,7 @@ class AllSettings(Settings):
     zenodo: ZenodoSettings = ZenodoSettings()
     recordings: RecordingsSettings = RecordingsSettings()
     simulation: SimulationSettings = SimulationSettings()
+    clip_format: ClipFormat = DEFAULT_FORMAT
     normalise: NormaliseSettings = NormaliseSettings()
     clips: ClipSettings = ClipSettings()
     keyframes: KeyframeSettings = KeyframeSettings()
@@ -248,9 +258,12 @@ class AllSettings(Settings):
 
     @model_validator(mode="after")
     def _segments_fit_a_clip(self) -> Self:
-        if self.keyframes.anchors * self.keyframes.min_segment > CLIP_FRAMES:
+        frames, length = self.clip_format.frames, self.clip_format.seconds
+        if self.keyframes.anchors * self.keyframes.min_segment > frames:
+            raise ValueError(f"keyframes.anchors × keyframes.min_segment is more than the {frames} frames of a clip")
+        if self.evaluation.timeline.stride_s > length:
             raise ValueError(
-                f"keyframes.anchors × keyframes.min_segment is more than the {CLIP_FRAMES} frames of a clip"
+                f"evaluation.timeline.stride_s is more than the {length:g} s of a clip: some would be unseen"
             )
         return self
 

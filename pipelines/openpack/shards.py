@@ -11,10 +11,10 @@ its members are
     clip.json       the `Clip`: true frame numbers, native operation ids
     uniform.0.jpg … uniform.7.jpg   outside of training: evenly spaced frames, for a control arm
 
-`labels.json` is the `Taxonomy` of all of them, `sessions.jsonl` what is done in their whole sessions (`sequences`).
-`manifest.json`: `version`, `settings`, `set_aside` (session → reason),
-`outside` (users in no split), `data` and `splits`. `data` says where the clips come from: [{source, view, sessions,
-operations, seconds}]. For each split
+`labels.json` is the `Taxonomy` of all of them, `preparation.json` the `Preparation`, `sessions.jsonl` what is done in
+their whole sessions (`sequences`). `manifest.json`: `version`, `settings`, `preparation` (digest of that file's
+content), `set_aside` (session → reason), `outside` (users in no split), `data` and `splits`. `data` says where the
+clips come from: [{source, view, sessions, operations, seconds}]. For each split
 
     persons (user → person), sessions, kinds, operations and next (each {native: {name: clips}, brief: {name: clips}})
     shards    [{file, digest, bytes, samples}]
@@ -42,6 +42,7 @@ from pipelines.common.locks import output_lock
 from pipelines.openpack.clip_plan import Clip
 from pipelines.openpack.clips import CLIPS, frame_file, read_clips
 from pipelines.openpack.loader import MANIFEST, UNIFORM
+from pipelines.openpack.preparation import PREPARATION, Preparation, read_preparation, require_same
 from pipelines.openpack.prompt import brief_answer, prompt_text
 from pipelines.openpack.sequences import OPERATIONS, SESSIONS, LabelledSession, read_sequence, write_sessions
 from pipelines.openpack.settings import STAGE_VERSIONS, ShardSettings, load_settings
@@ -110,8 +111,9 @@ class _CutClip:
 def write_shards(clips_root: Path, out: Path, settings: ShardSettings) -> dict[str, Any]:
     """Packs the clips below `<clips_root>/<user>/<session>/` into `out`, replacing it in one step; the manifest.
 
-    DataError where no clip belongs to a split, where one person would be in two splits, or where a file is not what
-    the stage clips wrote; `out` then stays as it was. Waits while another process writes there.
+    DataError where no clip belongs to a split, where one person would be in two splits, where clips were prepared in
+    different ways, or where a file is not what the stage clips wrote; `out` then stays as it was. Waits while
+    another process writes there.
     """
     with output_lock(out):
         return _write_shards(clips_root, out, settings)
@@ -124,6 +126,7 @@ def _write_shards(clips_root: Path, out: Path, settings: ShardSettings) -> dict[
     splits = {split: [session for session in sessions if session.split == split] for split in SPLITS}
     check_disjoint({split: {one.user: one.person for one in members} for split, members in splits.items()})
     taxonomy = _one_taxonomy(sessions, clips_root)
+    preparation = _one_preparation(sessions)
     with atomic_folder(out) as folder:
         contents = {
             split: _write_split(folder, split, members, taxonomy, settings) for split, members in splits.items()
@@ -133,10 +136,12 @@ def _write_shards(clips_root: Path, out: Path, settings: ShardSettings) -> dict[
             cure = "Materialise clips of users of a split (OpenPack: U0101 to U0108) from sessions with annotations."
             raise DataError(what, file=clips_root, cure=cure)
         write_json(folder / LABELS, taxonomy.as_json())
+        preparation.save(folder / PREPARATION)
         write_sessions(folder / SESSIONS, [one.labelled(split) for split in SPLITS for one in splits[split]])
         manifest = {
             "version": VERSION,
             "settings": settings.model_dump(mode="json"),
+            "preparation": preparation.digest(),
             "set_aside": {f"{user}/{one.name}": one.reason for user, one in records if not one.ok},
             "outside": sorted({session.user for session in sessions if session.split is None}),
             "data": _origins(sessions, contents),
@@ -157,6 +162,17 @@ def _one_taxonomy(sessions: Sequence[_Session], clips_root: Path) -> Taxonomy:
             what = f"its labels are not those of {sessions[0].name}"
             raise DataError(what, file=session.folder / LABELS, cure="Run raw_session and clips again for all users.")
     return first
+
+
+def _one_preparation(sessions: Sequence[_Session]) -> Preparation:
+    """That of all sessions. DataError where they differ, since a frame number or a picture would mean two things."""
+    made = [(session, read_preparation(session.folder, "clips")) for session in sessions]
+    first, preparation = made[0]
+    for session, other in made[1:]:
+        cure = "Run the stages normalized_video and clips again for all users, with the same settings."
+        what = f"it was prepared in another way than {first.name}"
+        require_same(preparation, other, what, session.folder / PREPARATION, cure)
+    return preparation
 
 
 def _write_split(

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.errors import DataError
 from pipelines.openpack.image_files import image_frames
 from pipelines.openpack.release import read_keypoints
@@ -34,6 +35,7 @@ LIMBS: tuple[tuple[int, int, Colour], ...] = (  # COCO joints, 0 = nose, odd = l
     *((5, 6, MIDDLE), (11, 12, MIDDLE), (5, 11, MIDDLE), (6, 12, MIDDLE)),
 )
 HANDS = (9, 10)  # wrists, drawn larger: the work is done with them
+DRAWN = DEFAULT_FORMAT.size  # in whose pixels widths of lines and dots are told
 FINER = 2  # drawn so many times larger, then averaged: PIL's own lines are jagged
 
 
@@ -51,19 +53,22 @@ class Pictures:
     draw: Callable[[int], np.ndarray]
 
 
-def open_pictures(place: Path, kind: Literal["rgb", "depth", "keypoints"], settings: NormaliseSettings) -> Pictures:
-    """The stream at `place`: a folder of frames (rgb, depth) or a keypoint file. Reads no pixel yet.
+def open_pictures(
+    place: Path, kind: Literal["rgb", "depth", "keypoints"], settings: NormaliseSettings, size: int
+) -> Pictures:
+    """The stream at `place`, drawn `size` pixels a side: a folder of frames (rgb, depth) or a keypoint file. Reads no
+    pixel yet.
 
     DataError for a stream without a frame, for two frames of one time, and as `release` says of names and forms.
     """
     if kind == "keypoints":
         keypoints = read_keypoints(place)
         frames, recorded = keypoints.frames, keypoints.recorded_ms
-        draw = partial(_keypoint_frame, [joints for _, joints in frames], settings)
+        draw = partial(_keypoint_frame, [joints for _, joints in frames], settings, size)
     else:
         frames = image_frames(place, kind)
         recorded = [time for time, _ in frames]  # files have no order but that of their names
-        decode = {"rgb": _rgb_decoder, "depth": _depth_decoder}[kind](settings)
+        decode = {"rgb": _rgb_decoder, "depth": _depth_decoder}[kind](settings, size)
         draw = partial(_image_frame, [path for _, path in frames], decode)
     if not frames:
         raise DataError(f"no frame of the view {kind} is here", file=place, cure="Run the stage raw_session again.")
@@ -71,15 +76,15 @@ def open_pictures(place: Path, kind: Literal["rgb", "depth", "keypoints"], setti
     return Pictures(times, np.array(recorded, dtype=np.int64), draw)
 
 
-def draw_skeleton(joints: np.ndarray, settings: NormaliseSettings) -> np.ndarray:
+def draw_skeleton(joints: np.ndarray, settings: NormaliseSettings, size: int) -> np.ndarray:
     """People as lines and dots on plain ground: joints (persons, 17, 3) → uint8 (size, size, 3).
 
     x and y are pixels of the 1280×720 picture and are stretched with it; a joint below the confidence of the settings
     is left out, and so are the limbs that end in it.
     """
-    side = settings.size * FINER
+    side = size * FINER
     image = Image.new("RGB", (side, side), GROUND)
-    canvas, unit = ImageDraw.Draw(image), side / 336  # widths below are in pixels of a 336×336 picture
+    canvas, unit = ImageDraw.Draw(image), side / DRAWN  # widths below are in pixels of a picture of this size
     for person in joints:
         places = [(float(x) * side / WIDTH, float(y) * side / HEIGHT) for x, y, _ in person]
         seen = person[:, 2] >= settings.joint_confidence
@@ -97,8 +102,8 @@ def _side(joint: int) -> Colour:
     return MIDDLE if joint == 0 else LEFT if joint % 2 else RIGHT
 
 
-def _keypoint_frame(people: list[np.ndarray], settings: NormaliseSettings, index: int) -> np.ndarray:
-    return draw_skeleton(people[index], settings)
+def _keypoint_frame(people: list[np.ndarray], settings: NormaliseSettings, size: int, index: int) -> np.ndarray:
+    return draw_skeleton(people[index], settings, size)
 
 
 def _image_frame(paths: list[Path], decode: Callable[[Image.Image], np.ndarray], index: int) -> np.ndarray:
@@ -111,9 +116,8 @@ def _image_frame(paths: list[Path], decode: Callable[[Image.Image], np.ndarray],
         raise DataError(what, file=path, where=f"frame {index}", cure="Copy it from the release again.") from None
 
 
-def _rgb_decoder(settings: NormaliseSettings) -> Callable[[Image.Image], np.ndarray]:
+def _rgb_decoder(settings: NormaliseSettings, size: int) -> Callable[[Image.Image], np.ndarray]:
     """Colour at the target size, masked."""
-    size = settings.size
     across, down = size / WIDTH, size / HEIGHT
     masks = [
         (slice(int(y0 * down), int(np.ceil(y1 * down))), slice(int(x0 * across), int(np.ceil(x1 * across))))
@@ -130,13 +134,13 @@ def _rgb_decoder(settings: NormaliseSettings) -> Callable[[Image.Image], np.ndar
     return decode
 
 
-def _depth_decoder(settings: NormaliseSettings) -> Callable[[Image.Image], np.ndarray]:
+def _depth_decoder(settings: NormaliseSettings, size: int) -> Callable[[Image.Image], np.ndarray]:
     """Millimetres as greys, near bright; a pixel without a measurement (0) is black, darker than the farthest."""
     near, far = settings.depth_range_mm
     share = (np.clip(np.arange(2**16), near, far) - near) / (far - near)
     grey = np.round(255 - share * (255 - FARTHEST_GREY)).astype(np.uint8)
     grey[0] = 0
-    middles = (np.arange(settings.size) + 0.5) / settings.size
+    middles = (np.arange(size) + 0.5) / size
 
     def decode(image: Image.Image) -> np.ndarray:
         depth = np.asarray(image)

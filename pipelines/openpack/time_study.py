@@ -22,23 +22,24 @@ from typing import Any
 import numpy as np
 
 from pipelines.openpack.boxes import Box, Stretch, works
-from pipelines.openpack.settings import FPS
 
 COLUMNS = ("of", "name", "count", "start_s", "end_s", "total_s", "median_s", "iqr_s")
-DIGITS = 3  # of seconds: a frame is 0.04
+DIGITS = 3  # of seconds
 
 
-def time_study(stretches: Sequence[Stretch], boxes: Sequence[Box], name: Callable[[int], str]) -> dict[str, Any]:
+def time_study(
+    stretches: Sequence[Stretch], boxes: Sequence[Box], name: Callable[[int], str], fps: int
+) -> dict[str, Any]:
     """{operations: [{operation, count, total_s, median_s, iqr_s}], boxes: [{box, start_s, end_s, seconds, operations:
     {name: seconds}}], box_median_s, box_iqr_s}; the last two are None without a finished box.
 
-    `boxes` are those of `stretches`; `name` gives what an operation is called: those that share a name count together.
-    Operations are in the order in which the video first shows them.
+    `boxes` are those of `stretches`, in frames at `fps`; `name` gives what an operation is called: those that share a
+    name count together. Operations are in the order in which the video first shows them.
     """
     times: dict[str, list[float]] = {}
     for work in works(stretches):
-        times.setdefault(name(work.operation), []).append(work.frames / FPS)
-    finished = [(box.end - box.start) / FPS for box in boxes if box.finished]
+        times.setdefault(name(work.operation), []).append(work.frames / fps)
+    finished = [(box.end - box.start) / fps for box in boxes if box.finished]
     median, spread = _middle(finished) if finished else (None, None)
     return {
         "operations": [
@@ -51,7 +52,7 @@ def time_study(stretches: Sequence[Stretch], boxes: Sequence[Box], name: Callabl
             )
             for one, row in times.items()
         ],
-        "boxes": [_box(box, name) for box in boxes],
+        "boxes": [_box(box, name, fps) for box in boxes],
         "box_median_s": median,
         "box_iqr_s": spread,
     }
@@ -69,15 +70,15 @@ def as_csv(study: dict[str, Any]) -> str:
     return stream.getvalue()
 
 
-def _box(box: Box, name: Callable[[int], str]) -> dict[str, Any]:
+def _box(box: Box, name: Callable[[int], str], fps: int) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     for work in box.works:
-        seconds[name(work.operation)] = seconds.get(name(work.operation), 0.0) + work.frames / FPS
+        seconds[name(work.operation)] = seconds.get(name(work.operation), 0.0) + work.frames / fps
     return {
         "box": box.number,
-        "start_s": _s(box.start / FPS),
-        "end_s": _s(box.end / FPS),
-        "seconds": _s((box.end - box.start) / FPS),
+        "start_s": _s(box.start / fps),
+        "end_s": _s(box.end / fps),
+        "seconds": _s((box.end - box.start) / fps),
         "operations": {one: _s(value) for one, value in seconds.items()},
     }
 

@@ -1,6 +1,6 @@
 """The timeline of a whole video: its operations from the first frame to the last, its time study and its alerts.
 
-Belongs here: from a video through windows of five seconds to the result, and the result as JSON. What the windows say
+Belongs here: from a video through windows as long as clips to the result, and the result as JSON. What the windows say
 together (`decode`), how long things take (`time_study`), what is unusual (`order_alerts`) and how well all this is done
 (`whole_sessions`) do not.
 
@@ -8,7 +8,7 @@ A window is looked at and answered just as a clip that is sent alone. The video 
 of one window and the shown frames of one batch are held, so memory does not grow with its length; what remains of a
 window are a few dozen numbers.
 
-Format of the result, all names native (or, if asked, those of the second label set), frames half-open at 25 fps:
+Format of the result, all names native (or, if asked, those of the second label set), frames half-open:
 
     {"fps", "frames", "seconds",
      "segments": [{"operation", "start_frame", "end_frame", "start_s", "end_s", "anticipated_next_operation",
@@ -27,15 +27,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.common.clip_format import ClipFormat
 from pipelines.common.console import run
-from pipelines.common.keyframes import KeyframeSettings
 from pipelines.openpack.calibrate import Calibration
 from pipelines.openpack.decode import Decoded, Window, decode, described, gather
 from pipelines.openpack.grammar import GRAMMAR, Grammar
 from pipelines.openpack.order_alerts import find_alerts
 from pipelines.openpack.prediction import Prediction
+from pipelines.openpack.preparation import Preparation, read_preparation
 from pipelines.openpack.question import normalised, shown_windows
-from pipelines.openpack.settings import CLIP_FRAMES, FPS, NormaliseSettings, TimelineSettings, load_settings
+from pipelines.openpack.settings import TimelineSettings, load_settings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 from pipelines.openpack.time_study import as_csv, time_study
 from pipelines.openpack.windows import Video, starts
@@ -71,24 +72,24 @@ class VideoTimeline:
             return self.taxonomy.brief_name(op_id) if brief else self.taxonomy.by_id(op_id).name
 
         stretches = [one.stretch for one in self.segments]
-        boxes = self.grammar.boxes_of(stretches)
+        boxes, fps = self.grammar.boxes_of(stretches), self.grammar.fps
         return {
-            "fps": FPS,
+            "fps": fps,
             "frames": self.frames,
-            "seconds": round(self.frames / FPS, 3),
+            "seconds": round(self.frames / fps, 3),
             "segments": [
                 {
                     "operation": name(one.stretch.operation),
                     "start_frame": one.stretch.start,
                     "end_frame": one.stretch.end,
-                    "start_s": round(one.stretch.start / FPS, 3),
-                    "end_s": round(one.stretch.end / FPS, 3),
+                    "start_s": round(one.stretch.start / fps, 3),
+                    "end_s": round(one.stretch.end / fps, 3),
                     "anticipated_next_operation": name(one.next),
                     "confidence": round(min(1.0, one.confidence), 4),
                 }
                 for one in self.segments
             ],
-            "time_study": time_study(stretches, boxes, name),
+            "time_study": time_study(stretches, boxes, name, fps),
             "alerts": [one.as_json(self.taxonomy, brief=brief) for one in find_alerts(boxes, self.grammar)],
         }
 
@@ -96,36 +97,35 @@ class VideoTimeline:
 def answer_timeline(
     predictor: Predictor,
     path: Path,
-    keyframes: KeyframeSettings,
+    preparation: Preparation,
     grammar: Grammar,
     settings: TimelineSettings,
-    normalise: NormaliseSettings | None = None,
 ) -> Iterator[Progress | VideoTimeline]:
     """The timeline of any video that ffmpeg reads: `Progress` after every batch of windows, and last the result.
 
     DataError for a file that is no whole video, is longer than the settings allow, or too short for one window.
     """
-    with normalised(path, settings.longest_s, normalise) as video:
+    with normalised(path, settings.longest_s, preparation) as video:
         windows: list[Window] = []
-        for progress, answered in answer_windows(predictor, video, keyframes, settings):
+        for progress, answered in answer_windows(predictor, video, preparation, settings):
             windows += answered
             yield progress
     yield merge(windows, len(video.repeated), grammar, settings, predictor.taxonomy)
 
 
 def answer_windows(
-    predictor: Predictor, video: Video, keyframes: KeyframeSettings, settings: TimelineSettings
+    predictor: Predictor, video: Video, preparation: Preparation, settings: TimelineSettings
 ) -> Iterator[tuple[Progress, list[Window]]]:
     """The answers to all windows of a video, a batch at a time."""
-    frames = len(video.repeated)
-    begins = starts(frames, settings.stride_s)
-    shown, done = shown_windows(video, begins, keyframes, predictor.size), 0
+    frames, clip_format = len(video.repeated), preparation.clip_format
+    begins = starts(frames, settings.stride_s, clip_format)
+    shown, done = shown_windows(video, begins, preparation, predictor.size), 0
     while batch := list(islice(shown, predictor.settings.batch_size)):
         names = [window_name(video.name, one.start) for one in batch]
-        said = predictor.answer(names, [one.question(predictor.taxonomy) for one in batch])
+        said = predictor.answer(names, [one.question(predictor.taxonomy, clip_format.fps) for one in batch])
         done += len(batch)
         pairs = zip(batch, said, strict=True)
-        yield Progress(done, len(begins)), [window_of(one.start, frames, answer) for one, answer in pairs]
+        yield Progress(done, len(begins)), [window_of(one.start, frames, answer, clip_format) for one, answer in pairs]
 
 
 def window_name(video: str, start: int) -> str:
@@ -133,9 +133,9 @@ def window_name(video: str, start: int) -> str:
     return f"{video}_f{start:06d}"
 
 
-def window_of(start: int, n_frames: int, answer: Prediction) -> Window:
+def window_of(start: int, n_frames: int, answer: Prediction, clip_format: ClipFormat) -> Window:
     """The answer to the window that begins at `start` in a video of `n_frames` frames, for `merge`."""
-    return Window(start, min(n_frames, CLIP_FRAMES), answer.seen, answer.what, answer.span, answer.next_share)
+    return Window(start, min(n_frames, clip_format.frames), answer.seen, answer.what, answer.span, answer.next_share)
 
 
 def merge(
@@ -165,7 +165,8 @@ def main() -> None:
     calibration = Calibration.load(arguments.calibration)
     grammar = Grammar.load(arguments.calibration.with_name(GRAMMAR))
     predictor = Predictor.load(arguments.base, arguments.adapter, taxonomy, settings.evaluation, calibration)
-    events = answer_timeline(predictor, arguments.video, settings.keyframes, grammar, settings.evaluation.timeline)
+    preparation = read_preparation(arguments.adapter, "adapter")
+    events = answer_timeline(predictor, arguments.video, preparation, grammar, settings.evaluation.timeline)
     for event in events:
         if isinstance(event, Progress):
             print(f"{event.done} of {event.of} windows", file=sys.stderr)

@@ -3,7 +3,7 @@
 Belongs here: the work of such processes, what is sent to them and what comes back. It imports no torch. What a question
 is (`question`) and what answers it (`serve`, `long_videos`) do not belong here.
 
-A task is {"path", "size", "keyframes": `KeyframeSettings`}. Messages:
+A task is {"path", "size", "preparation": `Preparation`}. Messages:
 
     `decode`          one {"bounds", "pairs", "shape"}, with the shown frames as bytes, uint8 of that shape
     `picture`         one {"bounds", "pairs", "sizes"}, with the shown frames as JPEG one after the other
@@ -25,10 +25,11 @@ import numpy as np
 from PIL import Image
 
 from pipelines.common.errors import DataError, SetupError
-from pipelines.common.keyframes import Keyframes, KeyframeSettings
+from pipelines.common.keyframes import Keyframes
 from pipelines.common.serving import log
 from pipelines.common.serving.refusal import RefusalError
 from pipelines.common.serving.sandbox import DiedError, Limits, Message
+from pipelines.openpack.preparation import Preparation
 from pipelines.openpack.question import Shown, normalised, shown_windows, video_frames
 from pipelines.openpack.windows import starts
 
@@ -50,9 +51,9 @@ NICE = 10  # of processes that look at long videos: those who wait for one answe
 JPEG_QUALITY = 85
 
 
-def decoding(path: Path, keyframes: KeyframeSettings, size: int | None, **more: Any) -> dict[str, Any]:
+def decoding(path: Path, preparation: Preparation, size: int | None, **more: Any) -> dict[str, Any]:
     """A task; `size` as in `question.reduced`."""
-    return {"path": str(path), "size": size, "keyframes": keyframes.model_dump(mode="json"), **more}
+    return {"path": str(path), "size": size, "preparation": preparation.model_dump(mode="json"), **more}
 
 
 def work(task: dict[str, Any]) -> Iterator[Message]:
@@ -61,14 +62,14 @@ def work(task: dict[str, Any]) -> Iterator[Message]:
 
 
 def decode(task: dict[str, Any]) -> Iterator[Message]:
-    """One message: what is shown of the first five seconds. DataError as `video_frames` raises it."""
-    frames, chosen = video_frames(Path(task["path"]), _settings(task), task["size"])
+    """One message: what is shown of the first clip. DataError as `video_frames` raises it."""
+    frames, chosen = video_frames(Path(task["path"]), _preparation(task), task["size"])
     yield {**_told(chosen), "shape": frames.shape}, frames.tobytes()
 
 
 def picture(task: dict[str, Any]) -> Iterator[Message]:
     """The same for people to look at: as large as normalised, since what a small model sees tells a person little."""
-    frames, chosen = video_frames(Path(task["path"]), _settings(task))
+    frames, chosen = video_frames(Path(task["path"]), _preparation(task))
     jpegs = [_jpeg(frame) for frame in frames]
     yield {**_told(chosen), "sizes": [len(jpeg) for jpeg in jpegs]}, b"".join(jpegs)
 
@@ -76,11 +77,12 @@ def picture(task: dict[str, Any]) -> Iterator[Message]:
 def decode_windows(task: dict[str, Any]) -> Iterator[Message]:
     """The windows of a whole video, each as soon as it is decoded. DataError as `question.normalised` raises it."""
     os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
-    with normalised(Path(task["path"]), task["longest_s"]) as video:
+    preparation = _preparation(task)
+    with normalised(Path(task["path"]), task["longest_s"], preparation) as video:
         frames = len(video.repeated)
-        begins = starts(frames, task["stride_s"])
+        begins = starts(frames, task["stride_s"], preparation.clip_format)
         yield {"frames": frames, "windows": len(begins)}, b""
-        for one in shown_windows(video, begins, _settings(task), task["size"]):
+        for one in shown_windows(video, begins, preparation, task["size"]):
             yield {"start": one.start, **_told(one.keyframes), "shape": one.frames.shape}, one.frames.tobytes()
 
 
@@ -118,8 +120,8 @@ def refused(name: str) -> Iterator[None]:
         raise RefusalError(503, "died", "Reading the video was interrupted. Send it again.") from None
 
 
-def _settings(task: dict[str, Any]) -> KeyframeSettings:
-    return KeyframeSettings.model_validate(task["keyframes"])
+def _preparation(task: dict[str, Any]) -> Preparation:
+    return Preparation.model_validate(task["preparation"])
 
 
 def _told(chosen: Keyframes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ what to change `common.vlm.room`'s.
 
 from __future__ import annotations
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.console import run
 from pipelines.common.vlm.activations import Step
 from pipelines.common.vlm.published import PUBLISHED
@@ -17,10 +18,12 @@ from pipelines.openpack.settings import FinetuneSettings, load_settings
 PRESET_CARDS = {"t4": "T4", "t4x2": "T4", "a100": "A100 40 GB", "h100": "H100 80 GB"}
 
 
-def plan_of(settings: FinetuneSettings) -> Plan:
-    """What of the settings decides how much memory one process takes."""
+def plan_of(settings: FinetuneSettings, side: int = DEFAULT_FORMAT.size) -> Plan:
+    """What of the settings decides how much memory one process takes; the model sees `side` × `side` pixels."""
     loop = settings.loop
-    step = Step(loop.batch_size, gradient_checkpointing=settings.gradient_checkpointing, optimiser=loop.optimiser)
+    step = Step(
+        loop.batch_size, image=side, gradient_checkpointing=settings.gradient_checkpointing, optimiser=loop.optimiser
+    )
     return Plan(settings.lora, settings.quantization, step, loop.gradient_accumulation_steps)
 
 

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.common.errors import DataError
-from pipelines.common.keyframes import KeyframeSettings
 from pipelines.openpack.alert_scores import Case, alert_scores, choose_thresholds, every_deviation
 from pipelines.openpack.annotations import read_operations
 from pipelines.openpack.boxes import Box, Stretch, works
@@ -38,8 +37,9 @@ from pipelines.openpack.grammar import Grammar, learn
 from pipelines.openpack.loader import read_manifest
 from pipelines.openpack.normalise import VIDEO, read_frames, run_user
 from pipelines.openpack.order_alerts import find_alerts
+from pipelines.openpack.preparation import Preparation, read_normalised, read_preparation
 from pipelines.openpack.sequences import read_sessions, sequence
-from pipelines.openpack.settings import AllSettings, NormaliseSettings, SimulationSettings, TimelineSettings
+from pipelines.openpack.settings import AllSettings, SimulationSettings, TimelineSettings
 from pipelines.openpack.sources import SimulatedSource, read_session
 from pipelines.openpack.splits import Split
 from pipelines.openpack.taxonomy import Taxonomy
@@ -53,17 +53,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Videos:
-    """What whole sessions are made of: `folder` is that of the stage normalized_video, the rest how videos were drawn,
-    normalised and looked at."""
+    """What whole sessions are made of: `folder` is that of the stage normalized_video, the rest how videos were drawn.
+    How they are normalised and looked at is the shards' to say."""
 
     folder: Path
-    keyframes: KeyframeSettings
-    normalise: NormaliseSettings
     simulation: SimulationSettings
 
     @classmethod
     def of(cls, folder: Path, settings: AllSettings) -> Videos:
-        return cls(folder, settings.keyframes, settings.normalise, settings.simulation)
+        return cls(folder, settings.simulation)
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def learn_grammar(shards: Path, taxonomy: Taxonomy) -> Grammar:
     if not sessions:
         cure = "Run the stages clips and shards with sessions of training users that have annotations."
         raise DataError("no training session has labels", file=shards, cure=cure)
-    grammar = learn(sessions, taxonomy)
+    grammar = learn(sessions, taxonomy, read_preparation(shards, "shards").clip_format.fps)
     return choose_thresholds(_labelled_boxes(shards, "val", grammar), grammar)
 
 
@@ -122,12 +120,15 @@ def session_tasks(shards: Path, settings: TimelineSettings) -> list[SessionTask]
     return tasks
 
 
-def answer_session(predictor: Predictor, task: SessionTask, videos: Videos, grammar: Grammar) -> list[Answered]:
-    """One task, answered. DataError where the video of a session is not in the folder of videos."""
+def answer_session(
+    predictor: Predictor, task: SessionTask, videos: Videos, preparation: Preparation, grammar: Grammar
+) -> list[Answered]:
+    """One task, answered. DataError where the video of a session is not in the folder of videos, or in another format
+    than that of the clips, which `preparation` says."""
     if task.session is None:
-        return list(_answer_drawn(predictor, task.user, videos, grammar))
+        return list(_answer_drawn(predictor, task.user, videos.simulation, preparation, grammar))
     folder = videos.folder / task.user / task.session
-    return [_answer(predictor, str(task), folder, task.truth, videos, grammar)]
+    return [_answer(predictor, str(task), folder, task.truth, preparation, grammar)]
 
 
 def session_figures(answered: Sequence[Answered], shards: Path, grammar: Grammar) -> dict[str, Any]:
@@ -163,38 +164,46 @@ def _labelled_boxes(shards: Path, split: Split, grammar: Grammar) -> list[list[B
 
 
 def _answer(
-    predictor: Predictor, name: str, folder: Path, truth: Sequence[Stretch], videos: Videos, grammar: Grammar
+    predictor: Predictor, name: str, folder: Path, truth: Sequence[Stretch], preparation: Preparation, grammar: Grammar
 ) -> Answered:
     """The session whose normalised video lies in `folder`."""
-    settings, repeated = predictor.settings.timeline, _repeated(folder)
+    settings, repeated = predictor.settings.timeline, _repeated(folder, preparation)
     windows: list[Window] = []
-    for _, batch in answer_windows(predictor, stored(folder / VIDEO, repeated), videos.keyframes, settings):
+    for _, batch in answer_windows(predictor, stored(folder / VIDEO, repeated), preparation, settings):
         windows += batch
     evidence = gather(windows, len(repeated), grammar)
     said = decode(evidence, grammar, settings.evidence_weight)
     return Answered(name, len(repeated), tuple(truth), tuple(said), tuple(alone(evidence)))
 
 
-def _answer_drawn(predictor: Predictor, user: str, videos: Videos, grammar: Grammar) -> Iterator[Answered]:
+def _answer_drawn(
+    predictor: Predictor, user: str, simulation: SimulationSettings, preparation: Preparation, grammar: Grammar
+) -> Iterator[Answered]:
     """A user's sessions drawn once more, with a deviation in every box."""
     from pipelines.openpack.simulate import DEVIATIONS, sessions
 
     count = predictor.settings.timeline.planted_sessions
-    simulation = videos.simulation.model_copy(update={"deviations": 1.0, "sessions": count})
+    simulation = simulation.model_copy(update={"deviations": 1.0, "sessions": count})
     with tempfile.TemporaryDirectory() as temporary:
         raw_out, out = Path(temporary) / "raw_session", Path(temporary) / "normalized_video"
         SimulatedSource(simulation).fetch(user, raw_out, workers=1)
-        run_user(user, raw_out, out, videos.normalise, workers=1)
+        run_user(user, raw_out, out, preparation.normalise, workers=1, clip_format=preparation.clip_format)
         for session in sessions(simulation):
-            raw, repeated = read_session(raw_out / session), _repeated(out / session)
+            raw, repeated = read_session(raw_out / session), _repeated(out / session, preparation)
             annotation = read_operations(raw_out / session / str(raw.annotation), predictor.taxonomy)
-            truth = sequence(annotation, raw.first_ms, len(repeated))
-            one = _answer(predictor, f"{user}/{session}", out / session, truth, videos, grammar)
+            truth = sequence(annotation, raw.first_ms, len(repeated), preparation.clip_format.fps)
+            one = _answer(predictor, f"{user}/{session}", out / session, truth, preparation, grammar)
             told = read_deviations(raw_out / session / user / DEVIATIONS / f"{session}.json")
             yield replace(one, planted=True, deviations=tuple(told))
 
 
-def _repeated(folder: Path) -> np.ndarray:
+def _repeated(folder: Path, preparation: Preparation) -> np.ndarray:
+    """Of a session's normalised video, which must be in the format of the clips."""
+    found, wanted = read_normalised(folder).video_format, preparation.clip_format.video
+    if found != wanted:
+        what = f"the video has {found.told()}, the clips {wanted.told()}"
+        cure = "Run the stages normalized_video, clips and shards again, with the same settings."
+        raise DataError(what, file=folder / VIDEO, cure=cure)
     return read_frames(folder)["repeated"].to_numpy(bool)
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.common.errors import DataError
+from pipelines.common.clip_format import ClipFormat
+from pipelines.common.errors import DataError, SetupError
 from pipelines.common.keyframes import Meter, Signal
 from pipelines.common.media import VideoReader
-from pipelines.openpack.settings import CLIP_FRAMES, FPS
 
-BATCH = 64  # frames in memory at a time beside those of a stretch: 22 MB at 336×336
+BATCH = 64  # frames in memory at a time beside those of a stretch: 22 MB at the usual size
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Video:
-    """A video of n frames at 25 a second that is looked at once: `repeated` bool (n,) says of each frame if it shows
+    """A normalised video of n frames that is looked at once: `repeated` bool (n,) says of each frame if it shows
     the one before, `pictures` are the others in order, uint8 (h, w, 3)."""
 
     name: str
@@ -47,7 +47,7 @@ def stored(path: Path, repeated: np.ndarray, name: str = "") -> Video:
     return Video(name or path.stem, _read(path, repeated), repeated)
 
 
-def look(video: Video, starts: Sequence[int], length: int = CLIP_FRAMES) -> Iterator[Seen]:
+def look(video: Video, starts: Sequence[int], length: int) -> Iterator[Seen]:
     """The stretches of `length` frames that begin at `starts`, increasing, each as soon as its last frame was decoded.
 
     DataError as the video's pictures raise it. ValueError for a stretch that reaches beyond its frames.
@@ -69,13 +69,16 @@ def look(video: Video, starts: Sequence[int], length: int = CLIP_FRAMES) -> Iter
             meter.forget(waiting[0] if waiting else number)
 
 
-def starts(n_frames: int, stride_s: float) -> list[int]:
+def starts(n_frames: int, stride_s: float, clip_format: ClipFormat) -> list[int]:
     """Where the windows of a whole video begin: every `stride_s` seconds, and a last one that ends with the video.
 
-    A video of less than five seconds is one window.
+    A video that is shorter than a clip is one window. SetupError where frames between windows would be in none.
     """
-    last = max(0, n_frames - CLIP_FRAMES)
-    regular = (round(number * stride_s * FPS) for number in range(int(last / (stride_s * FPS)) + 2))
+    if stride_s > clip_format.seconds:
+        what = f"a window every {stride_s:g} s leaves out what is between them: windows last {clip_format.seconds:g} s"
+        raise SetupError(what, cure="Set [evaluation.timeline] stride_s to no more than that.")
+    last, fps = max(0, n_frames - clip_format.frames), clip_format.fps
+    regular = (round(number * stride_s * fps) for number in range(int(last / (stride_s * fps)) + 2))
     return [*(start for start in regular if start < last), last]
 
 

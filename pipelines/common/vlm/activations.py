@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.errors import SetupError
 from pipelines.common.vlm.settings import Optimiser
 
@@ -29,7 +30,7 @@ class Step:
 
     batch_size: int = 2
     frames: int = 8
-    image: int = 336  # pixels a side
+    image: int = DEFAULT_FORMAT.size  # pixels a side, as the model's processor gives it on
     instruction_tokens: int = 172  # with those of the chat
     line_tokens: int = 24  # the line before a pair of frames, and the marks around it
     answer_tokens: int = 24

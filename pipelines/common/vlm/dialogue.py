@@ -17,6 +17,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
+
 FRAME_PHRASES = ("Frames ", " to ", ", seen at ", " and ", ":\n")
 ANSWER_PHRASES = ('{"seen": ["', '", "', '"], "next": "', '"}')
 
@@ -67,7 +69,7 @@ class Question:
     bounds: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
     text: str
-    fps: int = 25
+    fps: int = DEFAULT_FORMAT.fps
 
 
 def frame_lines(bounds: Sequence[int], pairs: Sequence[tuple[int, int]]) -> list[str]:

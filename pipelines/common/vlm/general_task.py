@@ -17,6 +17,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.vlm.dialogue import Answer, Question
 
 CODES = "ABCDEFGHIJKL"
@@ -27,7 +28,8 @@ QUESTIONS = {
 }
 TELL = "Which kind of thing is handled here, where, is it open, is it marked, and how many parts has it?"
 SIZE = 168  # pixels a side of the drawing; the model's processor reduces it
-FRAMES, SEGMENTS = 125, 4
+SEGMENTS = 4
+SHORTEST = 5  # frames of a segment
 ROWS, COLUMNS = 3, 4  # of the places that the question "where" asks for
 
 Colour = tuple[int, int, int]
@@ -59,10 +61,13 @@ class _Thing:
     flag: bool = False
 
 
-def make_sample(seed: int) -> Sample:
-    """One random clip with question and answer, the same for the same seed."""
+def make_sample(seed: int, length: int = DEFAULT_FORMAT.frames) -> Sample:
+    """One random clip of `length` frames with question and answer, the same for the same seed.
+
+    ValueError where it is too short for its segments.
+    """
     rng = random.Random(seed)
-    bounds = _bounds(rng)
+    bounds = _bounds(rng, length)
     episodes = _episodes(rng)  # index of the handled thing for each segment
     things = _things(rng, max(episodes) + 1)
     room, look = _room(rng), _look(rng)
@@ -82,24 +87,26 @@ def make_sample(seed: int) -> Sample:
     return Sample(np.stack(frames), tuple(bounds), tuple(pairs), QUESTIONS[question], answer, tuple(stories))
 
 
-def ask(seed: int) -> tuple[Question, str]:
+def ask(seed: int, length: int = DEFAULT_FORMAT.frames) -> tuple[Question, str]:
     """A whole clip with its question and the answer's text."""
-    sample = make_sample(seed)
+    sample = make_sample(seed, length)
     videos = tuple(sample.frames[2 * i : 2 * i + 2] for i in range(SEGMENTS))
     return Question(videos, sample.bounds, sample.pairs, sample.question), sample.answer.text()
 
 
-def tell(seed: int) -> tuple[Question, str]:
+def tell(seed: int, length: int = DEFAULT_FORMAT.frames) -> tuple[Question, str]:
     """One pair of a clip, to be told about: five letters and digits, so that each picture teaches much."""
-    sample, i = make_sample(seed), seed % SEGMENTS
+    sample, i = make_sample(seed, length), seed % SEGMENTS
     videos = (sample.frames[2 * i : 2 * i + 2],)
     return Question(videos, sample.bounds[i : i + 2], sample.pairs[i : i + 1], TELL), sample.stories[i]
 
 
-def _bounds(rng: random.Random) -> list[int]:
+def _bounds(rng: random.Random, length: int) -> list[int]:
+    if length < SEGMENTS * SHORTEST:
+        raise ValueError(f"{length} frames are too few for {SEGMENTS} segments of {SHORTEST}")
     while True:
-        bounds = [0, *sorted(rng.sample(range(5, FRAMES - 4), SEGMENTS - 1)), FRAMES]
-        if all(b - a >= 5 for a, b in pairwise(bounds)):
+        bounds = [0, *sorted(rng.sample(range(SHORTEST, length - SHORTEST + 1), SEGMENTS - 1)), length]
+        if all(b - a >= SHORTEST for a, b in pairwise(bounds)):
             return bounds
 
 

@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedConfig
 
 from pipelines.common.errors import SetupError
+from pipelines.common.vlm.dialogue import Question
 from pipelines.common.vlm.encode import Encoder
 from pipelines.common.vlm.families import FAMILIES, Family, by_model_type
 from pipelines.common.vlm.settings import Device, Quantization
@@ -133,6 +135,26 @@ def keep_frame_size(processor: Any) -> None:
     if size["shortest_edge"] != size["longest_edge"]:
         processor.video_processor.size = {**size, "shortest_edge": min(size["shortest_edge"], 56 * 56)}
     processor.video_processor.cap_pixels_per_frame = True
+
+
+def frame_side(name: str | Path, size: int) -> int:
+    """Pixels a side that the model `name` (hub name or folder) sees of frames of `size` × `size`, by its processor.
+
+    Qwen's rounds to whole merged patches (28 or 32 pixels) and has a largest size; others have one size for all.
+    SetupError where it takes no such frame.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(str(name))
+        keep_frame_size(processor)
+        pair = Question((np.zeros((2, size, size, 3), np.uint8),), (0, 2), ((0, 1),), "")
+        (row,) = Encoder(processor).encode([pair])
+    except (OSError, ValueError) as error:
+        what = f"it takes no frames of {size}×{size} pixels ({error})"
+        raise SetupError(what, file=str(name), cure="Set [clip_format] size to a multiple of 28 or 32.") from error
+    if row.grid is not None:
+        return int(row.grid[0, 1]) * processor.video_processor.patch_size
+    assert row.pixels is not None
+    return row.pixels.shape[-1]
 
 
 def cpu_threads(threads: int | None = None) -> None:

@@ -1,7 +1,7 @@
 """The embedded model: the real Qwen2-VL classes at a size that a laptop's CPU trains in minutes, built without a hub.
 
 Only what differs from the published checkpoints stands here: sizes, and a tokenizer made on the spot. It has the 256
-bytes, the special tokens of Qwen2-VL, one token for each number up to 125 (the frames of a clip), and one token for
+bytes, the special tokens of Qwen2-VL, one token for each number up to the frames of a clip, and one token for
 each fixed phrase of the prompts, so that a clip costs about a hundred tokens instead of six hundred.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import count, takewhile
 from typing import Any
 
 import torch
@@ -23,9 +24,9 @@ from transformers import (
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.vlm.settings import TinySettings
 
-NUMBERS = tuple(str(i) for i in range(126))
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
     "<|image_pad|>", "<|video_pad|>",
@@ -41,22 +42,26 @@ CHAT_TEMPLATE = (
 CHAT_PHRASES = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
 
 
-def tokenizer(phrases: Sequence[str]) -> Qwen2Tokenizer:
-    """Byte-level tokenizer in which each of `phrases` is one token; any other text still works, byte by byte."""
+def tokenizer(phrases: Sequence[str], frames: int = DEFAULT_FORMAT.frames) -> Qwen2Tokenizer:
+    """Byte-level tokenizer in which each of `phrases` and each number up to `frames` is one token; any other text still
+    works, byte by byte."""
     vocabulary = {symbol: i for i, symbol in enumerate(sorted(bytes_to_unicode().values()))}
     made = Qwen2Tokenizer(vocab={**vocabulary, "<|endoftext|>": len(vocabulary)}, merges=[])
     made.add_special_tokens({"additional_special_tokens": list(SPECIAL[1:])})  # pyright: ignore[reportArgumentType]
-    added: list[str | AddedToken] = [AddedToken(text, normalized=False) for text in (*NUMBERS, *phrases)]
+    added: list[str | AddedToken] = [
+        AddedToken(text, normalized=False) for text in (*map(str, range(frames + 1)), *phrases)
+    ]
     made.add_tokens(added)
     return made
 
 
-def processor(phrases: Sequence[str], settings: TinySettings) -> Qwen2VLProcessor:
+def processor(phrases: Sequence[str], settings: TinySettings, frames: int = DEFAULT_FORMAT.frames) -> Qwen2VLProcessor:
+    """For clips of `frames`: see `tokenizer`."""
     pixels = settings.image**2
     size = {"shortest_edge": pixels, "longest_edge": pixels}
     video = Qwen2VLVideoProcessor(size=size, patch_size=settings.patch, cap_pixels_per_frame=True)
     image = Qwen2VLImageProcessor(size=size, patch_size=settings.patch)
-    return Qwen2VLProcessor(image, tokenizer(phrases), video, chat_template=CHAT_TEMPLATE)
+    return Qwen2VLProcessor(image, tokenizer(phrases, frames), video, chat_template=CHAT_TEMPLATE)
 
 
 def model(words: Qwen2Tokenizer, settings: TinySettings) -> Qwen2VLForConditionalGeneration:
@@ -95,7 +100,8 @@ def model(words: Qwen2Tokenizer, settings: TinySettings) -> Qwen2VLForConditiona
         tie_word_embeddings=True,
     )
     made = Qwen2VLForConditionalGeneration(config)
-    _order_numbers(made.model.language_model.embed_tokens.weight, [ids[number] for number in NUMBERS])
+    numbers = takewhile(ids.__contains__, map(str, count()))
+    _order_numbers(made.model.language_model.embed_tokens.weight, [ids[number] for number in numbers])
     return made
 
 

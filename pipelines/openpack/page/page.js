@@ -6,13 +6,11 @@ import { Bar } from "./bar.js";
 import { at, clock, count, hide, initials, look, make, show } from "./dom.js";
 import { showNow } from "./now.js";
 import { Player } from "./player.js";
-import { Refusal, post } from "./requests.js";
+import { Refusal, get, post } from "./requests.js";
 import { busy, doing, idle, say, trouble, waitFor } from "./status.js";
 import { alertRows, boxTable, operationTable, pairRows, segmentTable } from "./study.js";
 
-const FPS = 25; // of every frame number that the service answers
-const CLIP_S = 5; // the service's /predict looks at so much of a video
-const LONGEST_CLIP_S = 7; // above it most of a video would go unseen: a timeline instead
+const UNSEEN_S = 2; // of a video beyond one clip that a single answer may leave out; of a longer one a timeline
 const TOKEN = "token"; // its name in sessionStorage
 const SOURCES = { "X-Model": "Model", "X-Adapter": "Adapter", "X-Label-Set": "Label set", "X-Data": "Data" };
 
@@ -20,6 +18,7 @@ const bar = new Bar(at("bar"), seek);
 const player = new Player(at("video"), showTime);
 let file = null;
 let seconds = null; // of the video, null where the browser does not know
+let format = null; // what a clip is to the service: {fps, seconds, frames, size}, null before it was asked
 let clip = null; // what /keyframes answered, null before
 let answer = null; // what the bar shows: {fps, seconds, looked, segments, alerts, study}, null before
 let job = null; // AbortController of the work in progress
@@ -65,10 +64,11 @@ async function analyse() {
 }
 
 /** A short video goes to /predict, a long one to /timeline. Of one that the browser cannot measure the keyframes tell
- * whether it ends within the first five seconds. */
+ * whether it ends within the first clip. */
 async function ask(signal) {
+  format = await askFormat(signal);
   if (seconds === null) await askKeyframes(signal, sending("Choosing keyframes"));
-  const short = seconds === null ? clipSeconds() < CLIP_S : seconds <= LONGEST_CLIP_S;
+  const short = seconds === null ? clipSeconds() < format.seconds : seconds <= format.seconds + UNSEEN_S;
   return short ? predict(signal) : timeline(signal);
 }
 
@@ -76,18 +76,19 @@ async function predict(signal) {
   const onSent = sending("Waiting for the model");
   const { body, headers } = await post("predict", file, { token: token(), signal, onSent });
   const { start_frame, end_frame } = body.temporal_segment;
+  const fps = Number(headers("X-Frames-Per-Second"));
   const segment = {
     operation: body.dominant_operation,
     start_frame,
     end_frame,
-    start_s: start_frame / FPS,
-    end_s: end_frame / FPS,
+    start_s: start_frame / fps,
+    end_s: end_frame / fps,
     anticipated_next_operation: body.anticipated_next_operation,
     confidence: body.confidence,
   };
   const whole = seconds ?? clipSeconds();
-  const looked = Math.min(whole, CLIP_S);
-  return { shown: { fps: FPS, seconds: whole, looked, segments: [segment], alerts: [], study: null }, headers };
+  const looked = Math.min(whole, format.seconds);
+  return { shown: { fps, seconds: whole, looked, segments: [segment], alerts: [], study: null }, headers };
 }
 
 async function timeline(signal) {
@@ -110,6 +111,15 @@ async function timeline(signal) {
 async function askKeyframes(signal, onSent = () => {}) {
   const { body } = await post("keyframes", file, { token: token(), signal, onSent });
   clip = body;
+}
+
+/** Also at the start, for what the page says of itself; whoever cannot be asked then is asked with the first video. */
+async function askFormat(signal) {
+  const { body } = await get("clip-format", { signal });
+  const { seconds: length } = body;
+  at("choose-lengths").textContent = `Up to ${length + UNSEEN_S} seconds: one answer for the first ${length}. Longer: a ` +
+    "timeline with time study and alerts.";
+  return body;
 }
 
 const clipSeconds = () => clip.bounds.at(-1) / clip.fps;
@@ -192,7 +202,7 @@ function showTime(time) {
 }
 
 function seek(frame) {
-  player.seek(frame, answer?.fps ?? FPS);
+  player.seek(frame, answer.fps);
   at("stage").scrollIntoView({ block: "nearest" });
 }
 
@@ -251,3 +261,4 @@ addEventListener("drop", (event) => {
   if (dropped) open(dropped);
 });
 at("kept").hidden = token() === null;
+askFormat(new AbortController().signal).catch(() => {});

@@ -14,7 +14,18 @@ export class Refusal extends Error {
  * Posts `file` as the form field `video` and resolves with {body, headers}; rejects with a Refusal, or with the
  * signal's reason. `onSent` gets the share that was sent, from 0 to 1; `onLine` each line of a stream as an object.
  */
-export function post(path, file, { token, signal, onSent = () => {}, onLine = null }) {
+export function post(path, file, options) {
+  const form = new FormData();
+  form.append("video", file, file.name);
+  return send("POST", path, form, { file, ...options });
+}
+
+/** Asks for what needs neither token nor video; resolves and rejects as `post`. */
+export function get(path, options) {
+  return send("GET", path, null, { file: null, token: null, ...options });
+}
+
+function send(method, path, content, { file, token, signal, onSent = () => {}, onLine = null }) {
   signal.throwIfAborted();
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -24,7 +35,7 @@ export function post(path, file, { token, signal, onSent = () => {}, onLine = nu
       signal.removeEventListener("abort", abort);
       settle(value);
     };
-    request.open("POST", path);
+    request.open(method, path);
     if (token) request.setRequestHeader("Authorization", `Bearer ${token}`);
     request.upload.onprogress = (event) => event.lengthComputable && onSent(event.loaded / event.total);
     request.onabort = () => end(reject, signal.reason);
@@ -40,9 +51,7 @@ export function post(path, file, { token, signal, onSent = () => {}, onLine = nu
       }
     };
     signal.addEventListener("abort", abort);
-    const form = new FormData();
-    form.append("video", file, file.name);
-    request.send(form);
+    request.send(content);
   });
 }
 
@@ -83,7 +92,7 @@ class Lines {
 }
 
 function unanswered(file) {
-  const megabytes = Math.round(file.size / 2 ** 20);
+  const megabytes = Math.round((file?.size ?? 0) / 2 ** 20);
   if (!navigator.onLine) return "This device is offline. Connect it, then try again.";
   const large = megabytes > 1 ? ` It may also be that ${megabytes} MB are more than the service takes.` : "";
   return `No answer: the connection to the service is gone.${large}`;
