@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.vlm import tiny
 from pipelines.common.vlm.encode import Encoded, Encoder
 from pipelines.common.vlm.load import linear_patches
 from pipelines.common.vlm.ranks import joined, together
 from pipelines.common.vlm.train import fit, loss_sum
-from pipelines.openpack.pretrain import _drawn_rows, _phrases
+from pipelines.openpack.pretrain import _drawn_rows, _nothing, _phrases
 from pipelines.openpack.settings import PretrainSettings, load_settings
 
 STEPS = 16
@@ -46,11 +47,11 @@ def run() -> dict[str, Any]:
 def _measure(settings: PretrainSettings, folder: Path) -> tuple[float, float]:
     """Seconds of a whole step, and of forward and backward alone, in this process beside the others."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(settings.loop.threads)
+    torch.set_num_threads(1)
     with joined("cpu", settings.processes) as ranks:
         processor = tiny.processor(_phrases(), settings.model)
         model, encoder = linear_patches(tiny.model(processor.tokenizer, settings.model)).train(), Encoder(processor)
-        drawn = _drawn_rows(settings, ranks.index)
+        drawn = _drawn_rows(settings, DEFAULT_FORMAT.frames, ranks.index)
         batches = [drawn(step) for step in range(STEPS)]
         ranks.wait()
         alone = [_seconds(partial(_forward_backward, model, encoder, batch)) for batch in batches]
@@ -61,7 +62,7 @@ def _measure(settings: PretrainSettings, folder: Path) -> tuple[float, float]:
             began.append(time.perf_counter())
             return batches[step]
 
-        fit(model, encoder, rows, settings.loop, folder, device=CPU, progress=str, ranks=ranks)
+        fit(model, encoder, rows, settings.loop, folder, device=CPU, progress=_nothing, ranks=ranks)
         ranks.wait()
     torch.set_num_threads(threads)
     whole = [after - before for before, after in pairwise(began)]
