@@ -49,7 +49,7 @@ def _measure(settings: PretrainSettings, folder: Path) -> tuple[float, float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with joined("cpu", settings.processes) as ranks:
-        processor = tiny.processor(_phrases(), settings.model)
+        processor = tiny.processor(_phrases(), settings.model, DEFAULT_FORMAT.frames)
         model, encoder = linear_patches(tiny.model(processor.tokenizer, settings.model)).train(), Encoder(processor)
         drawn = _drawn_rows(settings, DEFAULT_FORMAT.frames, ranks.index)
         batches = [drawn(step) for step in range(STEPS)]
