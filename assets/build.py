@@ -20,7 +20,8 @@ from assets.openpack.results import result_assets
 from assets.openpack.sessions import session_assets
 from assets.plan import Target
 from pipelines.common.errors import SetupError
-from pipelines.openpack.settings import AllSettings, load_settings
+from pipelines.openpack.effective import Model, effective
+from pipelines.openpack.settings import AllSettings
 from resources.paths import Paths
 from resources.source import SourceResource
 from resources.trainer import Trainer
@@ -36,6 +37,7 @@ class Project:
     defs: dg.Definitions
     data_dir: Path
     source_versions: Callable[[], Mapping[Target, str]]
+    told: tuple[str, ...]  # which settings are in effect and where they came from, for a person
 
 
 def build(
@@ -50,7 +52,6 @@ def build(
         dg.BetaWarning,
     ):  # partitioned checks, observed partitions: hence dagster<1.14
         warnings.filterwarnings("ignore", category=unfinished)
-    settings = settings or load_settings()
     resources = {
         "paths": Paths.from_env(),
         "source": SourceResource.from_env(),
@@ -58,6 +59,11 @@ def build(
         "trainer": Trainer(),
         **(resource_overrides or {}),
     }
+    vlm = resources["vlm"].name
+    lines = _untold
+    if settings is None:
+        made = effective(model=Model(vlm, Model.from_env().said_by))
+        settings, lines = made.settings, made.lines
     source = resources["source"].open(settings)
     names = source.users()
     if len(names) > MOST_USERS:
@@ -67,7 +73,7 @@ def build(
     defs = dg.Definitions(
         assets=[
             *session_assets(settings, users),
-            *model_assets(settings, names, resources["vlm"].name),
+            *model_assets(settings, names, vlm, lines),
             *result_assets(settings),
         ],
         asset_checks=all_checks(settings.clip_format.video, users),
@@ -81,8 +87,14 @@ def build(
         defs,
         resources["paths"].root,
         lambda: {Target(release, user): source.fingerprint(user) for user in names},
+        tuple(lines()),
     )
     return project
+
+
+def _untold(*sections: str) -> list[str]:
+    """Of settings that a caller gave: it knows them."""
+    return []
 
 
 def _lines(context: dg.InitLoggerContext) -> logging.Logger:

@@ -121,8 +121,10 @@ def _sentence(message: str) -> str:
 
 def main() -> int:
     started = time.monotonic()
+    project = build()
+    print(*project.told, sep="\n")
     with open_instance() as instance:
-        plan = refresh(build(), instance)
+        plan = refresh(project, instance)
     for line in explain(plan):
         print(line)
     print(f"stale: {len(plan.stale)} of {len(plan.targets)}, after {time.monotonic() - started:.0f} s")

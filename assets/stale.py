@@ -45,7 +45,8 @@ def _partitions(targets: list[Target]) -> str:
 
 def main() -> int:
     with open_instance() as instance:
-        print("\n".join(describe(current_plan(build(), instance))))
+        project = build()
+        print(*project.told, *describe(current_plan(project, instance)), sep="\n")
     return 0
 
 

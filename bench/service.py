@@ -32,10 +32,11 @@ from pipelines.common.vlm.settings import LoraSettings
 from pipelines.openpack.boxes import Stretch
 from pipelines.openpack.bundle import NAME, BundleSettings, bundle_digest, write_bundle
 from pipelines.openpack.calibrate import Calibration, count_transitions
+from pipelines.openpack.effective import TINY
 from pipelines.openpack.finetune import ADAPTER, Adapter
 from pipelines.openpack.grammar import learn
 from pipelines.openpack.preparation import PREPARATION, Preparation
-from pipelines.openpack.pretrain import BASE, TINY, BaseModel
+from pipelines.openpack.pretrain import BASE, BaseModel
 from pipelines.openpack.prompt import instruction
 from pipelines.openpack.settings import PretrainSettings, load_settings
 from pipelines.openpack.taxonomy import LABELS, OPENPACK

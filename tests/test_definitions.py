@@ -132,6 +132,19 @@ def test_more_users_than_dagster_keeps_track_of_are_refused(tmp_path: Path, monk
         build(AllSettings())
 
 
+def test_the_graph_says_its_settings_and_refuses_a_preset_of_another_kind_of_model(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.toml").write_text('[keyframes]\nmethod = "motion"\n')
+    told = build().told
+    assert told[0].startswith("settings: preset tiny (that of the embedded model; VLM is not set), file settings.toml")
+    assert told[-1] == '    settings.toml: keyframes.method = "motion"'
+    monkeypatch.setenv("PRESET", "t4")
+    with pytest.raises(SetupError, match=r"the preset t4 \(PRESET=t4\) is for named models"):
+        build()
+    monkeypatch.setenv("VLM", "Qwen/Qwen2-VL-2B-Instruct")
+    assert build().told[0].startswith("settings: preset t4 (PRESET=t4)")
+
+
 def test_settings_come_from_one_file(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SETTINGS_FILE", raising=False)
@@ -147,7 +160,7 @@ def test_settings_come_from_one_file(tmp_path: Path, monkeypatch) -> None:
     ("text", "message"),
     [
         ("[clips\n", "not valid TOML"),
-        ("[clips]\nsed = 8\n", "clips.sed: Extra inputs are not permitted"),
+        ("[clips]\nsed = 8\n", "clips.sed: no setting has this name; the nearest is clips.seed"),
         ("[clip_format]\nfps = 'many'\n", "clip_format.fps: Input should be a valid integer"),
         (
             "[normalise]\nfps = 30\nsize = 448\n",

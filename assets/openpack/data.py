@@ -44,6 +44,7 @@ def sentence(user: str, stage: str, record: Record) -> str:
 def main() -> int:
     started = time.monotonic()
     project = build()
+    print(*project.told, sep="\n")
     with open_instance() as instance:
         plan = refresh(project, instance, only=WANTED)
     print()

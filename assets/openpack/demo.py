@@ -13,6 +13,7 @@ from resources.home import open_instance
 def main() -> int:
     started = time.monotonic()
     project = build()
+    print(*project.told, sep="\n")
     with open_instance() as instance:
         plan = refresh(project, instance)
     for line in explain(plan):

@@ -1,5 +1,6 @@
 """The assets that make the model: shards, base_model, adapter. Training is a process of its own in the pool `gpu`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
@@ -15,9 +16,11 @@ from resources.trainer import Trainer
 
 GPU_POOL = "gpu"
 
+Lines = Callable[..., list[str]]  # of names of sections: what is in effect there and where it came from
 
-def model_assets(settings: AllSettings, users: list[str], vlm: str) -> list[dg.AssetsDefinition]:
-    return [_shards(settings, users), _base_model(settings, vlm), _adapter(settings)]
+
+def model_assets(settings: AllSettings, users: list[str], vlm: str, lines: Lines) -> list[dg.AssetsDefinition]:
+    return [_shards(settings, users), _base_model(settings, vlm, lines), _adapter(settings, lines)]
 
 
 def _shards(settings: AllSettings, users: list[str]) -> dg.AssetsDefinition:
@@ -45,7 +48,7 @@ def _refuse_other_users(paths: Paths, users: list[str]) -> None:
         raise DataError(f"{', '.join(others)} are no users of this source", file=paths.stage("clips"), cure=cure)
 
 
-def _base_model(settings: AllSettings, vlm: str) -> dg.AssetsDefinition:
+def _base_model(settings: AllSettings, vlm: str, lines: Lines) -> dg.AssetsDefinition:
     clip_format = settings.clip_format
     # only the embedded model depends on the clips: the numbers that it counts to are theirs
     version = code_version("base_model", settings.pretrain, vlm, *([str(clip_format.frames)] if vlm == TINY else []))
@@ -53,6 +56,7 @@ def _base_model(settings: AllSettings, vlm: str) -> dg.AssetsDefinition:
     @dg.asset(group_name=GROUP, pool=GPU_POOL, code_version=version)
     def base_model(context: dg.AssetExecutionContext, paths: Paths, trainer: Trainer) -> dg.MaterializeResult:
         """The model that is tuned: the embedded one, pre-trained here without any packaging label, or that of VLM."""
+        _tell(context, lines("pretrain"))
         out = paths.stage("base_model")
         given = {"vlm": vlm, "out": str(out), "clip_format": clip_format.model_dump_json()}
         report = trainer.run(context, "base_model", settings.pretrain, **given)
@@ -61,17 +65,23 @@ def _base_model(settings: AllSettings, vlm: str) -> dg.AssetsDefinition:
     return base_model
 
 
-def _adapter(settings: AllSettings) -> dg.AssetsDefinition:
+def _adapter(settings: AllSettings, lines: Lines) -> dg.AssetsDefinition:
     version = code_version("adapter", settings.finetune)
 
     @dg.asset(deps=["base_model", "shards"], group_name=GROUP, pool=GPU_POOL, code_version=version)
     def adapter(context: dg.AssetExecutionContext, paths: Paths, trainer: Trainer) -> dg.MaterializeResult:
         """QLoRA adapter on the base model, trained on the train split; checkpoints on the way, resumed when stopped."""
+        _tell(context, lines("finetune"))
         base, shards, out = (paths.stage(name) for name in ("base_model", "shards", "adapter"))
         report = trainer.run(context, "adapter", settings.finetune, base=str(base), shards=str(shards), out=str(out))
         return pages.result(paths, out, report["digest"], **_training(report))
 
     return adapter
+
+
+def _tell(context: dg.AssetExecutionContext, lines: list[str]) -> None:
+    for line in lines:
+        context.log.info(line)
 
 
 def _training(report: dict[str, Any]) -> dict[str, Any]:

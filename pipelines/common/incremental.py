@@ -8,7 +8,6 @@ record with status `set_aside`, the reason and no files.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, wait
@@ -29,6 +28,7 @@ from pipelines.common.files import (
     write_json,
 )
 from pipelines.common.locks import output_lock
+from pipelines.common.machine import usable_cores
 from pipelines.common.orphans import end_with_parent
 from pipelines.common.threads import one_thread
 
@@ -110,7 +110,7 @@ def _run_items(
         else:
             records[item.name] = record
             progress(record, False)
-    for record in _compute(todo, work, out, recipe, workers or os.cpu_count() or 1):
+    for record in _compute(todo, work, out, recipe, workers or usable_cores()):
         records[record.name] = record
         progress(record, True)
     return [records[item.name] for item in items]

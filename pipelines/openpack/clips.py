@@ -36,10 +36,11 @@ from pipelines.common.incremental import Item, Record, Told, read_records, run_i
 from pipelines.common.keyframes import KeyframeSettings, Signal, choose
 from pipelines.openpack.annotations import Timeline, read_operations
 from pipelines.openpack.clip_plan import Clip, PlannedClip, clip_id, plan
+from pipelines.openpack.effective import in_effect
 from pipelines.openpack.normalise import VIDEO, read_frames
 from pipelines.openpack.preparation import PREPARATION, Preparation, read_normalised
 from pipelines.openpack.sequences import OPERATIONS, sequence, write_sequence
-from pipelines.openpack.settings import STAGE_VERSIONS, ClipSettings, load_settings
+from pipelines.openpack.settings import STAGE_VERSIONS, ClipSettings
 from pipelines.openpack.sources import RawSession, read_session, read_taxonomy
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 from pipelines.openpack.windows import look, stored
@@ -233,7 +234,7 @@ def main() -> None:
     parser.add_argument("--settings", type=Path, help="a TOML file, sections [clips], [keyframes] and [clip_format]")
     parser.add_argument("--workers", type=int, help="processes; by default one a core")
     options = parser.parse_args()
-    settings = load_settings(options.settings)
+    settings = in_effect("clips", "keyframes", "clip_format", path=options.settings)
     place = options.user, options.normalized, options.raw, options.out
     recipe = settings.clips, settings.keyframes, options.workers
     for record in run_user(*place, *recipe, clip_format=settings.clip_format):

@@ -39,16 +39,17 @@ from pipelines.common.storage import local_folder
 from pipelines.openpack.answering import Answerer, Models, Run, answering
 from pipelines.openpack.baselines import Baselines, fit
 from pipelines.openpack.calibrate import CALIBRATION, Calibration, calibrate, count_transitions
+from pipelines.openpack.effective import in_effect
 from pipelines.openpack.finetune import ADAPTER, Adapter, read_adapter
 from pipelines.openpack.grammar import GRAMMAR, Grammar
 from pipelines.openpack.loader import ShardReader, read_manifest
 from pipelines.openpack.metrics import BASE, BRIEF_METRICS, TUNED
 from pipelines.openpack.prediction import Prediction
 from pipelines.openpack.preparation import PREPARATION, Preparation, read_preparation, require_same
-from pipelines.openpack.pretrain import BaseModel, read_base
+from pipelines.openpack.pretrain import BaseModel, read_base, recorded_model
 from pipelines.openpack.records import ClipRecord, read_clip_records, write_clip_records
 from pipelines.openpack.report import PAGE, write_page
-from pipelines.openpack.settings import STAGE_VERSIONS, EvaluationSettings, load_settings
+from pipelines.openpack.settings import STAGE_VERSIONS, EvaluationSettings
 from pipelines.openpack.splits import Split
 from pipelines.openpack.summary import report_figures
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
@@ -259,7 +260,7 @@ def main() -> None:
     parser.add_argument("--shards", help="folder of the stage shards, or the URL of a published one")
     parser.add_argument("--out", type=Path, help="for example data/evaluation; what lies there is replaced")
     parser.add_argument("--videos", type=Path, help="folder of the stage normalized_video: answer whole sessions too")
-    parser.add_argument("--preset", help="settings of pipelines/openpack/presets; else as VLM asks")
+    parser.add_argument("--preset", help="of pipelines/openpack/presets; else PRESET, else that of the base model")
     parser.add_argument("--settings", type=Path, help="a settings.toml, on top of the preset")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="val: to choose settings by")
     parser.add_argument("--records", type=Path, help="a records.jsonl: print its figures again, answer nothing")
@@ -275,8 +276,9 @@ def main() -> None:
         parser.error("--base, --adapter, --shards and --out go together; or give --records alone")
     if arguments.videos and arguments.split != "test":
         parser.error("--videos are those of test sessions")
-    settings = load_settings(arguments.settings, preset=arguments.preset)
     base, adapter, shards = (local_folder(one) for one in (arguments.base, arguments.adapter, arguments.shards))
+    chosen = {"path": arguments.settings, "preset": arguments.preset, "model": recorded_model(base)}
+    settings = in_effect("evaluation", **chosen)
     videos = Videos.of(arguments.videos, settings) if arguments.videos else None
     evaluate(base, adapter, shards, arguments.out, settings.evaluation, videos=videos, split=arguments.split)
 

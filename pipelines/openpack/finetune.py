@@ -23,11 +23,12 @@ from pipelines.common.errors import DataError
 from pipelines.common.files import atomic_folder, checkpoint_folder, digest, folder_digests, read_json, write_json
 from pipelines.common.locks import output_lock
 from pipelines.common.storage import local_folder
+from pipelines.openpack.effective import in_effect
 from pipelines.openpack.loader import ShardReader, order, read_manifest
 from pipelines.openpack.model_card import model_card
 from pipelines.openpack.preparation import PREPARATION, read_preparation
-from pipelines.openpack.pretrain import BaseModel, read_base
-from pipelines.openpack.settings import STAGE_VERSIONS, FinetuneSettings, load_settings
+from pipelines.openpack.pretrain import BaseModel, read_base, recorded_model
+from pipelines.openpack.settings import STAGE_VERSIONS, FinetuneSettings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
 if TYPE_CHECKING:
@@ -314,11 +315,12 @@ def main() -> None:
     parser.add_argument("--base", required=True, help="folder of the stage base_model, or the URL of a published one")
     parser.add_argument("--shards", required=True, help="folder of the stage shards, or the URL of a published one")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--preset", help="settings of pipelines/openpack/presets; else as VLM asks")
+    parser.add_argument("--preset", help="of pipelines/openpack/presets; else PRESET, else that of the base model")
     parser.add_argument("--settings", type=Path, help="a settings.toml, on top of the preset")
     arguments = parser.parse_args()
-    settings = load_settings(arguments.settings, preset=arguments.preset).finetune
-    finetune(local_folder(arguments.base), local_folder(arguments.shards), arguments.out, settings)
+    base, shards = local_folder(arguments.base), local_folder(arguments.shards)
+    chosen = {"path": arguments.settings, "preset": arguments.preset, "model": recorded_model(base)}
+    finetune(base, shards, arguments.out, in_effect("finetune", **chosen).finetune)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ from pipelines.common.errors import DataError
 from pipelines.common.frame_times import check_gaps, check_shown, hold_mapping, timing
 from pipelines.common.incremental import Item, Record, Told, read_records, run_items, untold
 from pipelines.common.media import VideoWriter, count_video_streams, packet_times, transcode
+from pipelines.openpack.effective import in_effect
 from pipelines.openpack.preparation import NORMALISED, Normalised
-from pipelines.openpack.settings import STAGE_VERSIONS, NormaliseSettings, load_settings
+from pipelines.openpack.settings import STAGE_VERSIONS, NormaliseSettings
 from pipelines.openpack.sources import RawSession, read_session
 from pipelines.openpack.streams import open_pictures
 
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--settings", type=Path, help="a TOML file, sections [normalise] and [clip_format]")
     parser.add_argument("--workers", type=int, help="processes; by default one a core")
     options = parser.parse_args()
-    settings = load_settings(options.settings)
+    settings = in_effect("normalise", "clip_format", path=options.settings)
     place = options.user, options.raw, options.out
     for record in run_user(*place, settings.normalise, options.workers, clip_format=settings.clip_format):
         print(record.name, record.status, record.reason or record.summary)

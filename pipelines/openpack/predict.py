@@ -29,6 +29,7 @@ from pipelines.common.vlm.generate import generate
 from pipelines.common.vlm.load import Vlm, cpu_threads, load
 from pipelines.common.vlm.score import Scored, average, score
 from pipelines.common.vlm.settings import AugmentSettings
+from pipelines.openpack.as_evaluated import answer_settings
 from pipelines.openpack.calibrate import Calibration
 from pipelines.openpack.loader import Sample
 from pipelines.openpack.prediction import Generated, Prediction
@@ -36,7 +37,7 @@ from pipelines.openpack.preparation import Preparation, read_preparation
 from pipelines.openpack.pretrain import read_base
 from pipelines.openpack.prompt import brief_answer, target_answer
 from pipelines.openpack.question import clip_question, reduced, video_question
-from pipelines.openpack.settings import EvaluationSettings, load_settings
+from pipelines.openpack.settings import EvaluationSettings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
 
@@ -165,11 +166,12 @@ def main() -> None:
     parser.add_argument("video", type=Path)
     parser.add_argument("--base", type=Path, required=True, help="folder of the stage base_model")
     parser.add_argument("--adapter", type=Path, required=True, help="folder of the stage adapter")
-    parser.add_argument("--calibration", type=Path, help="calibration.json of the stage evaluation")
+    parser.add_argument("--calibration", type=Path, help="of the stage evaluation; its settings.json goes with it")
     parser.add_argument("--generate", action="store_true", help="what the model writes by itself, for comparison")
-    parser.add_argument("--settings", type=Path, help="a settings.toml")
+    parser.add_argument("--settings", type=Path, help="a TOML file that changes those of the evaluation")
     arguments = parser.parse_args()
-    settings, taxonomy = load_settings(arguments.settings), Taxonomy.read(arguments.adapter / LABELS)
+    places = arguments.base, arguments.adapter, arguments.calibration
+    settings, taxonomy = answer_settings(*places, arguments.settings), Taxonomy.read(arguments.adapter / LABELS)
     calibration = Calibration.load(arguments.calibration) if arguments.calibration else None
     predictor = Predictor.load(arguments.base, arguments.adapter, taxonomy, settings.evaluation, calibration)
     clip_id, preparation = arguments.video.stem, read_preparation(arguments.adapter, "adapter")

@@ -3,7 +3,7 @@
 The embedded model is pre-trained on the general drawn-video task of `common.vlm.general_task`, which knows no packing
 operation. For any other name the stage writes down which weights are meant and how large they are; they stay where
 they are. Format of the folder: `base.json` (`BaseModel`), and for `tiny` the model and processor as
-`save_pretrained` writes them.
+`save_pretrained` writes them, with the effective settings in `settings.json`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pipelines.common.console import run
 from pipelines.common.errors import SetupError
 from pipelines.common.files import atomic_folder, checkpoint_folder, digest, folder_digests, read_json, write_json
 from pipelines.common.locks import output_lock
-from pipelines.openpack.settings import STAGE_VERSIONS, PretrainSettings, load_settings
+from pipelines.openpack.effective import TINY, Model, in_effect
+from pipelines.openpack.settings import STAGE_VERSIONS, PretrainSettings
 
 if TYPE_CHECKING:
     from pipelines.common.vlm.encode import Encoded
 
 VERSION = STAGE_VERSIONS["base_model"]
-TINY = "tiny"
-BASE = "base.json"
+BASE, SETTINGS = "base.json", "settings.json"
 
 Say = Callable[[str], None]
 
@@ -69,6 +69,11 @@ def make_base(
 
 def read_base(folder: Path) -> BaseModel:
     return BaseModel(**read_json(folder / BASE))
+
+
+def recorded_model(folder: Path) -> Model:
+    """The model that settings are for, by the record of the base model that is read: it goes before VLM."""
+    return Model(read_base(folder).name, f"{folder / BASE} says so")
 
 
 def _named(vlm: str, out: Path) -> BaseModel:
@@ -135,6 +140,7 @@ def _train(out: Path, settings: PretrainSettings, frames: int, progress: Say) ->
                 processor.save_pretrained(folder)
                 base = BaseModel(TINY, "", digest(folder_digests(folder)), model.num_parameters(), losses, frames)
                 write_json(folder / BASE, asdict(base))
+                settings.save(folder / SETTINGS)
         ranks.wait()
 
 
@@ -184,12 +190,13 @@ def _drawn_rows(settings: PretrainSettings, frames: int, rank: int) -> Callable[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the embedded base model, or name another one.")
-    parser.add_argument("--vlm", default=TINY, help="`tiny`, a hub name or a folder")
+    parser.add_argument("--vlm", help="`tiny`, a hub name or a folder; else VLM, else `tiny`")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--settings", type=Path, help="a settings.toml")
     arguments = parser.parse_args()
-    settings = load_settings(arguments.settings)
-    make_base(arguments.vlm, arguments.out, settings.pretrain, clip_format=settings.clip_format)
+    model = Model(arguments.vlm, f"--vlm {arguments.vlm}") if arguments.vlm else Model.from_env()
+    settings = in_effect("pretrain", "clip_format", path=arguments.settings, model=model)
+    make_base(model.name, arguments.out, settings.pretrain, clip_format=settings.clip_format)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ from pipelines.common.errors import DataError
 from pipelines.common.files import digest, file_digest, write_json
 from pipelines.common.incremental import Item, Record, Told, run_items, untold
 from pipelines.openpack.annotations import Segment, Timeline, read_operations, write_operations
+from pipelines.openpack.effective import in_effect
 from pipelines.openpack.recordings_folder import Recording, RecordingsFolder, read_folder
 from pipelines.openpack.release import stat_digest
-from pipelines.openpack.settings import RecordingsSettings, load_settings
+from pipelines.openpack.settings import RecordingsSettings
 from pipelines.openpack.sources import SESSION, VERSION, RawSession, Stream
 from pipelines.openpack.splits import Split
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
@@ -175,7 +176,7 @@ def main() -> None:
     parser.add_argument("--settings", type=Path, help="a TOML file, section [recordings]; by default settings.toml")
     parser.add_argument("--workers", type=int, help="processes; by default one a core")
     options = parser.parse_args()
-    source = RecordingsSource(options.root, load_settings(options.settings).recordings)
+    source = RecordingsSource(options.root, in_effect("recordings", path=options.settings).recordings)
     for record in source.fetch(options.user, options.out, options.workers):
         print(record.name, record.status, record.reason or record.summary)
 

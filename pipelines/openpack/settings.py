@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pipelines.common.clip_format import DEFAULT_FORMAT, ClipFormat, VideoFormat
 from pipelines.common.download import DownloadSettings
-from pipelines.common.errors import SetupError
 from pipelines.common.keyframes import KeyframeSettings
 from pipelines.common.settings import Settings
 from pipelines.common.vlm.settings import (
@@ -269,42 +266,7 @@ class AllSettings(Settings):
 
 
 def load_settings(path: Path | None = None, preset: str | None = None) -> AllSettings:
-    """Defaults, then a preset, then a TOML file with a section a stage (`[clips]`); each names only what it changes.
+    """The settings in effect, without a word: `effective` has the order, and the errors. For a person: `in_effect`."""
+    from pipelines.openpack.effective import effective  # which needs the classes of this module
 
-    `preset` is a file of `presets/`; without it PRESET names one, else `tiny` where VLM is `tiny`, else `t4`. Without
-    `path`: the file that SETTINGS_FILE names, else `settings.toml` in the working directory, if there is one.
-    SetupError for a file that is named and missing, that is no TOML, or that has an unknown name or a wrong value.
-    """
-    tiny = os.environ.get("VLM", "tiny") in ("", "tiny")
-    preset = preset or os.environ.get("PRESET") or ("tiny" if tiny else "t4")
-    merged = _read(
-        PRESETS / f"{preset}.toml", f"The presets are {', '.join(sorted(p.stem for p in PRESETS.glob('*')))}."
-    )
-    named = path or (Path(os.environ["SETTINGS_FILE"]) if os.environ.get("SETTINGS_FILE") else None)
-    file = named or Path("settings.toml")
-    if named or file.is_file():
-        merged = _merge(merged, _read(file, "Write it, or unset SETTINGS_FILE."))
-    try:
-        return AllSettings.model_validate(merged)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        cure = "The names and their defaults are in pipelines/openpack/settings.py."
-        raise SetupError(first["msg"], file=file, where=where, cure=cure) from None
-
-
-def _read(file: Path, cure: str) -> dict[str, Any]:
-    if not file.is_file():
-        raise SetupError("the settings file is missing", file=file, cure=cure)
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SetupError(f"not valid TOML ({error})", file=file, cure="Mend that line.") from None
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for name, value in above.items():
-        inner = isinstance(value, dict) and isinstance(below.get(name), dict)
-        merged[name] = _merge(below[name], value) if inner else value
-    return merged
+    return effective(path, preset).settings

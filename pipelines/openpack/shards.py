@@ -41,11 +41,12 @@ from pipelines.common.incremental import Record, read_records
 from pipelines.common.locks import output_lock
 from pipelines.openpack.clip_plan import Clip
 from pipelines.openpack.clips import CLIPS, frame_file, read_clips
+from pipelines.openpack.effective import in_effect
 from pipelines.openpack.loader import MANIFEST, UNIFORM
 from pipelines.openpack.preparation import PREPARATION, Preparation, read_preparation, require_same
 from pipelines.openpack.prompt import brief_answer, prompt_text
 from pipelines.openpack.sequences import OPERATIONS, SESSIONS, LabelledSession, read_sequence, write_sessions
-from pipelines.openpack.settings import STAGE_VERSIONS, ShardSettings, load_settings
+from pipelines.openpack.settings import STAGE_VERSIONS, ShardSettings
 from pipelines.openpack.sources import read_taxonomy
 from pipelines.openpack.splits import SPLITS, Split, check_disjoint
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
@@ -262,7 +263,8 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="for example data/shards; what lies there is replaced")
     parser.add_argument("--settings", type=Path, help="a TOML file, section [shards]; by default settings.toml")
     options = parser.parse_args()
-    manifest = write_shards(options.clips, options.out, load_settings(options.settings).shards)
+    settings = in_effect("shards", path=options.settings).shards
+    manifest = write_shards(options.clips, options.out, settings)
     for split, content in manifest["splits"].items():
         print(split, f"{len(content['samples'])} clips in {len(content['shards'])} shards", sorted(content["persons"]))
 

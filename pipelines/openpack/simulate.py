@@ -29,6 +29,7 @@ from pipelines.openpack.annotations import Segment, read_operations, write_opera
 from pipelines.openpack.choreography import Act, Choreography
 from pipelines.openpack.deviations import Deviation, planted, possible, write_deviations
 from pipelines.openpack.draw import BACK_TABLE_HOLDS, Colour, Look, Painter
+from pipelines.openpack.effective import in_effect
 from pipelines.openpack.grammar import Kind
 from pipelines.openpack.settings import SimulationSettings
 from pipelines.openpack.taxonomy import NULL_ID
@@ -226,13 +227,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="release folder, or an .mp4 with --along")
     parser.add_argument("--along", type=Path, help="a real openpack-operations CSV that the drawing follows")
     parser.add_argument("--users", nargs="*", default=USERS)
-    parser.add_argument("--sessions", type=int, default=SimulationSettings().sessions)
-    parser.add_argument("--duration-scale", type=float, default=SimulationSettings().duration_scale)
-    parser.add_argument("--deviations", type=float, default=0.0, help="share of boxes with a planted deviation")
+    parser.add_argument("--settings", type=Path, help="a TOML file, section [simulation]; by default settings.toml")
+    parser.add_argument("--sessions", type=int, help="else as the settings say; so are the next two")
+    parser.add_argument("--duration-scale", type=float)
+    parser.add_argument("--deviations", type=float, help="share of boxes with a planted deviation")
     arguments = parser.parse_args()
-    settings = SimulationSettings(
-        sessions=arguments.sessions, duration_scale=arguments.duration_scale, deviations=arguments.deviations
-    )
+    flags = {name: getattr(arguments, name) for name in ("sessions", "duration_scale", "deviations")}
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = in_effect("simulation", path=arguments.settings).simulation
+    settings = SimulationSettings(**{**settings.model_dump(), **given})
     if arguments.along:
         draw_along(arguments.along, arguments.out, settings)
         return

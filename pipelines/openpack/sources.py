@@ -25,6 +25,7 @@ from pipelines.common.files import digest, file_digest, read_json, write_json
 from pipelines.common.incremental import Item, Record, Told, run_items, untold
 from pipelines.openpack import release
 from pipelines.openpack.annotations import GAP_MS, Timeline, read_operations
+from pipelines.openpack.effective import in_effect
 from pipelines.openpack.settings import STAGE_VERSIONS, SimulationSettings, View
 from pipelines.openpack.splits import SPLITS, Split, person, split_of
 from pipelines.openpack.taxonomy import LABELS, OPENPACK, Taxonomy
@@ -175,7 +176,8 @@ def _simulate(payload: tuple[str, str, SimulationSettings], folder: Path) -> dic
 
     user, session, settings = payload
     write_session(folder, user, session, settings)
-    return _inspect("simulated", folder, user, session, "video", ["video"], folder)
+    summary = _inspect("simulated", folder, user, session, "video", ["video"], folder)
+    return {**summary, "settings": settings.model_dump(mode="json")}
 
 
 def _inspect_local(payload: tuple[SourceName, Path, str, str, View, list[View]], folder: Path) -> dict[str, Any]:
@@ -260,11 +262,13 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of this user's sessions, for example data/raw_session/U0209")
     parser.add_argument("--root", type=Path, help="the release folder; without it sessions are simulated")
     parser.add_argument("--view", choices=get_args(View), help="the stream to take from the release folder")
+    parser.add_argument("--settings", type=Path, help="a TOML file, section [simulation]; by default settings.toml")
     parser.add_argument("--workers", type=int, help="processes; by default one a core")
     options = parser.parse_args()
     if (options.root is None) != (options.view is None):
         parser.error("--root and --view go together")
-    source = LocalSource(options.root, options.view) if options.root else SimulatedSource(SimulationSettings())
+    settings = in_effect("simulation", path=options.settings).simulation
+    source = LocalSource(options.root, options.view) if options.root else SimulatedSource(settings)
     for record in source.fetch(options.user, options.out, options.workers):
         print(record.name, record.status, record.reason or record.summary)
 

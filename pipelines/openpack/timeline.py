@@ -36,7 +36,7 @@ from pipelines.openpack.order_alerts import find_alerts
 from pipelines.openpack.prediction import Prediction
 from pipelines.openpack.preparation import Preparation, read_preparation
 from pipelines.openpack.question import normalised, shown_windows
-from pipelines.openpack.settings import TimelineSettings, load_settings
+from pipelines.openpack.settings import TimelineSettings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 from pipelines.openpack.time_study import as_csv, time_study
 from pipelines.openpack.windows import Video, starts
@@ -153,15 +153,17 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="folder of the stage base_model")
     parser.add_argument("--adapter", type=Path, required=True, help="folder of the stage adapter")
     parser.add_argument(
-        "--calibration", type=Path, required=True, help=f"calibration.json of the stage evaluation, with its {GRAMMAR}"
+        "--calibration", type=Path, required=True, help=f"of the stage evaluation; {GRAMMAR} and settings.json too"
     )
     parser.add_argument("--csv", action="store_true", help="the time study as CSV instead of everything as JSON")
     parser.add_argument("--brief", action="store_true", help="names of the second label set")
-    parser.add_argument("--settings", type=Path, help="a settings.toml")
+    parser.add_argument("--settings", type=Path, help="a TOML file that changes those of the evaluation")
     arguments = parser.parse_args()
+    from pipelines.openpack.as_evaluated import answer_settings
     from pipelines.openpack.predict import Predictor
 
-    settings, taxonomy = load_settings(arguments.settings), Taxonomy.read(arguments.adapter / LABELS)
+    places = arguments.base, arguments.adapter, arguments.calibration
+    settings, taxonomy = answer_settings(*places, arguments.settings), Taxonomy.read(arguments.adapter / LABELS)
     calibration = Calibration.load(arguments.calibration)
     grammar = Grammar.load(arguments.calibration.with_name(GRAMMAR))
     predictor = Predictor.load(arguments.base, arguments.adapter, taxonomy, settings.evaluation, calibration)

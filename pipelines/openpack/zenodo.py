@@ -27,7 +27,8 @@ from pipelines.common.files import digest
 from pipelines.common.incremental import Record, Told, untold
 from pipelines.common.locks import output_lock
 from pipelines.common.unpack import unpack
-from pipelines.openpack.settings import STAGE_VERSIONS, View, ZenodoSettings, load_settings
+from pipelines.openpack.effective import in_effect
+from pipelines.openpack.settings import STAGE_VERSIONS, View, ZenodoSettings
 from pipelines.openpack.sources import LocalSource
 
 VIEW: View = "keypoints"  # the one visual stream that the record holds
@@ -147,7 +148,7 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, help="processes; by default one a core")
     options = parser.parse_args()
-    settings = load_settings(options.settings).zenodo
+    settings = in_effect("zenodo", path=options.settings).zenodo
     for record in ZenodoSource(settings, options.downloads, options.view).fetch(
         options.user, options.out, options.workers
     ):
