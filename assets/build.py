@@ -7,19 +7,23 @@ settings an asset would be made; a change of `settings.toml` counts once Dagster
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 
 from assets.openpack.checks import all_checks
+from assets.openpack.costs import expected_seconds, require_room
 from assets.openpack.model import model_assets
 from assets.openpack.ray_job import ray_jobs
 from assets.openpack.results import result_assets
 from assets.openpack.sessions import session_assets
 from assets.plan import Target
+from assets.progress import Expected, suffix
 from pipelines.common.errors import SetupError
+from pipelines.common.machine import Machine
 from pipelines.openpack.effective import Model, effective
 from pipelines.openpack.settings import AllSettings
 from resources.paths import Paths
@@ -38,6 +42,8 @@ class Project:
     data_dir: Path
     source_versions: Callable[[], Mapping[Target, str]]
     told: tuple[str, ...]  # which settings are in effect and where they came from, for a person
+    expected: Expected  # how long stages take
+    require_room: Callable[[Machine, Path, Collection[str]], None]  # SetupError where stages by name would not fit
 
 
 def build(
@@ -88,6 +94,8 @@ def build(
         resources["paths"].root,
         lambda: {Target(release, user): source.fingerprint(user) for user in names},
         tuple(lines()),
+        expected_seconds(settings, resources["source"].kind, vlm),
+        partial(require_room, resources["source"].kind, vlm),
     )
     return project
 
@@ -102,9 +110,17 @@ def _lines(context: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.Logger("lines", logging.INFO)
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(_is_a_persons)
-    handler.setFormatter(logging.Formatter("    {dagster_meta[orig_message]}", style="{"))
+    handler.setFormatter(_Line("    {dagster_meta[orig_message]}", style="{"))
     logger.addHandler(handler)
     return logger
+
+
+class _Line(logging.Formatter):
+    """A stage's line, and behind it what is left of the run that the stage is a part of."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        return line + suffix(line)
 
 
 def _is_a_persons(record: logging.LogRecord) -> bool:

@@ -8,6 +8,7 @@ from assets.plan import Plan
 from assets.refresh import explain, refresh
 from pipelines.common import console
 from pipelines.common.incremental import Record, read_records
+from pipelines.common.reference_work import measure
 from resources.home import open_instance
 
 STAGES = ("raw_session", "normalized_video", "clips")  # of sessions, in order
@@ -46,7 +47,7 @@ def main() -> int:
     project = build()
     print(*project.told, sep="\n")
     with open_instance() as instance:
-        plan = refresh(project, instance, only=WANTED)
+        plan = refresh(project, instance, only=WANTED, reference=measure)
     print()
     sessions = list(last_records(project, _users(plan)))
     for session in sessions:

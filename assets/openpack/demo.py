@@ -7,6 +7,7 @@ from assets.openpack.pages import figures
 from assets.refresh import explain, refresh
 from pipelines.common import console
 from pipelines.common.files import read_json
+from pipelines.common.reference_work import measure
 from resources.home import open_instance
 
 
@@ -15,7 +16,7 @@ def main() -> int:
     project = build()
     print(*project.told, sep="\n")
     with open_instance() as instance:
-        plan = refresh(project, instance)
+        plan = refresh(project, instance, reference=measure)
     for line in explain(plan):
         print(line)
     report = project.data_dir / "evaluation" / "report.json"

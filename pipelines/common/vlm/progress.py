@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pipelines.common.errors import SetupError
+from pipelines.common.time_left import with_left
 from pipelines.common.vlm.settings import LoopSettings
 
 SILENCE_S = 60.0  # after which a line comes even where no checkpoint is due: a step at full size takes seconds
@@ -48,11 +49,11 @@ class Progress:
         done, steps = len(losses) - self._first, self._settings.steps
         recent = [loss for _, loss in losses[-self._settings.save_steps :]]
         memory = f", {self._memory() / 2**30:.2f} GiB at most" if self._device.type == "cuda" else ""
-        return (
+        line = (
             f"step {len(losses)}/{steps}: loss {sum(recent) / len(recent):.4f}, "
-            f"{done * self._clips / seconds:.1f} clips/s{memory}, input wait {self._waited / seconds:.0%}, "
-            f"{seconds / done * (steps - len(losses)):.0f} s left"
+            f"{done * self._clips / seconds:.1f} clips/s{memory}, input wait {self._waited / seconds:.0%}"
         )
+        return with_left(line, seconds / done * (steps - len(losses)))
 
     def _draw(self, last: tuple[int, float], rate: float, speed: float, wait: float) -> None:
         assert self._board is not None
