@@ -138,7 +138,7 @@ def _require_room(base: Path, shards: Path, settings: FinetuneSettings, tell: Sa
     from pipelines.common.vlm.room import require_room
     from pipelines.openpack.vram import plan_of
 
-    place, clip_format = read_base(base).place(base), read_preparation(shards, "shards").clip_format
+    place, clip_format = read_base(base).place(base, weights=False), read_preparation(shards, "shards").clip_format
     side = frame_side(place, clip_format.size)
     tell(f"clips of {clip_format.told()}; the model sees {side}×{side}")
     require_room(place, plan_of(settings, side), settings.device, tell)
@@ -194,7 +194,8 @@ def _fit(
 
     count = len(ShardReader(shards, "train"))
     board = out.with_name(f"{out.name}.tensorboard") / checkpoints.name if settings.loop.tensorboard else None
-    maker = partial(_training_rows, read_base(base).place(base), shards, settings, ranks.index)
+    place = read_base(base).place(base, weights=False)
+    maker = partial(_training_rows, place, shards, settings, ranks.index)
     with Ahead(maker, _workers(settings, vlm.device.type == "cuda")) as rows:
         given = rows
         if not settings.lora.vision:

@@ -48,7 +48,9 @@ def merge(base: Path, adapter: Path, out: Path, device: Device = "auto") -> Base
         write_json(folder / LABELS, Taxonomy.read(adapter / LABELS).as_json())
         read_preparation(adapter, "adapter").save(folder / PREPARATION)
         content = digest(folder_digests(folder))
-        merged = replace(base_model, name=f"{base_model.name}+{trained.digest}", weights="", digest=content, losses=[])
+        merged = replace(
+            base_model, name=f"{base_model.name}+{trained.digest}", weights="", digest=content, losses=[], revision=None
+        )
         write_json(folder / BASE, asdict(merged))
     return merged
 

@@ -31,7 +31,7 @@ It is for the weights of `{base}` with the digest {base_digest} and answers nons
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-base = AutoModelForImageTextToText.from_pretrained("{weights}")
+base = AutoModelForImageTextToText.from_pretrained({weights})
 model = PeftModel.from_pretrained(base, "<this folder>")
 processor = AutoProcessor.from_pretrained("<this folder>")
 ```
@@ -81,6 +81,8 @@ def model_card(
     clips = len(split["samples"])
     step_clips = loop.batch_size * loop.gradient_accumulation_steps * settings.processes
     recent = [loss for _, loss in losses[-loop.save_steps :]]
+    named = [f'"{base.weights or "<the folder of the stage base_model>"}"']
+    named += [f'revision="{base.revision}"'] if base.revision else []
     return _CARD.format(
         shown=2 * preparation.keyframes.anchors,
         pairs=preparation.keyframes.anchors,
@@ -89,7 +91,7 @@ def model_card(
         side=preparation.clip_format.size,
         base=base.name,
         base_digest=base.digest,
-        weights=base.weights or "<the folder of the stage base_model>",
+        weights=", ".join(named),
         clips=clips,
         sessions=len(split["sessions"]),
         persons=len(set(split["persons"].values())),

@@ -35,7 +35,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BaseModel:
-    """Which weights the adapter is for. `weights` is a hub name or a folder; empty means this folder itself."""
+    """Which weights the adapter is for. `weights` is a hub name or a folder; empty means this folder itself. `digest`
+    is of the model's files: see `common.vlm.pinned` for a named one."""
 
     name: str
     weights: str
@@ -44,8 +45,26 @@ class BaseModel:
     losses: list[tuple[int, float]]
     frames: int | None = None  # of the longest clip that the embedded model can count; others count as they like
 
-    def place(self, folder: Path) -> str:
-        return self.weights or str(folder)
+    revision: str | None = None  # of a hub name: the commit that is meant, whatever the hub has by now
+
+    def place(self, folder: Path, *, weights: bool = True) -> str:
+        """The folder to load from, `folder` being that of this record; a commit of the hub is downloaded where it is
+        not cached, without `weights` its small files alone.
+
+        DataError where the weights in a folder have changed since; SetupError where they cannot be had.
+        """
+        from pipelines.common.vlm.pinned import fetch, require_unchanged
+
+        if not self.weights:
+            return str(folder)
+        if self.revision:
+            return str(fetch(self.weights, self.revision, weights=weights))
+        if not Path(self.weights).is_dir():
+            cure = "Put the model back there; or run the stage base_model again, which writes down a hub name's commit."
+            raise SetupError("no folder here, and no commit is written down", file=self.weights, cure=cure)
+        if weights:
+            require_unchanged(Path(self.weights), self.digest)
+        return self.weights
 
 
 def make_base(
@@ -62,7 +81,7 @@ def make_base(
     named model's configuration cannot be had. Waits while another process writes there.
     """
     with output_lock(out, progress):
-        base = _train_tiny(out, settings, clip_format.frames, progress) if vlm == TINY else _named(vlm, out)
+        base = _train_tiny(out, settings, clip_format.frames, progress) if vlm == TINY else _named(vlm, out, progress)
     progress(f"base model {base.name}: {base.parameters:,} parameters")
     return base
 
@@ -76,20 +95,24 @@ def recorded_model(folder: Path) -> Model:
     return Model(read_base(folder).name, f"{folder / BASE} says so")
 
 
-def _named(vlm: str, out: Path) -> BaseModel:
-    """A model from the hub or a folder: only its configuration is read here, weights are loaded where they are used."""
+def _named(vlm: str, out: Path, progress: Say) -> BaseModel:
+    """A model from the hub or a folder, with its commit and the digest of its files. Of the hub, configuration and
+    tokenizer are read here; weights are downloaded where they are used."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     from pipelines.common.vlm.load import read_family
+    from pipelines.common.vlm.pinned import fetch, folder_digest, hub_digest, pin
 
-    place = str(Path(vlm).resolve()) if Path(vlm).is_dir() else vlm
+    local = Path(vlm).is_dir()
+    revision = None if local else pin(vlm, progress)
+    place = fetch(vlm, revision, weights=False) if revision else Path(vlm).resolve()
     read_family(place)  # first, since what has no adapter may not be known to transformers either
-    config = AutoConfig.from_pretrained(place)
+    config = AutoConfig.from_pretrained(str(place))
     with init_empty_weights():
         parameters = AutoModelForImageTextToText.from_config(config).num_parameters()
-    content = folder_digests(Path(place)) if Path(place).is_dir() else config.to_dict()
-    base = BaseModel(vlm, place, digest([VERSION, content]), parameters, [])
+    content = hub_digest(vlm, revision) if revision else folder_digest(place)
+    base = BaseModel(vlm, str(place) if local else vlm, content, parameters, [], revision=revision)
     with atomic_folder(out) as folder:
         write_json(folder / BASE, asdict(base))
     return base

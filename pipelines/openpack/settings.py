@@ -28,7 +28,7 @@ STAGE_VERSIONS: dict[str, str] = {
     "normalized_video": "3",
     "clips": "6",
     "shards": "6",
-    "base_model": "5",
+    "base_model": "6",
     "adapter": "7",
     "evaluation": "7",
     "bento": "6",
