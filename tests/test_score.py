@@ -8,7 +8,9 @@ import pytest
 import torch
 from toy_vlm import CODES, make, question
 
+from pipelines.common.vlm import prefix
 from pipelines.common.vlm.dialogue import ANSWER_PHRASES, conclude
+from pipelines.common.vlm.prefix import CopiedPrefix, SharedPrefix
 from pipelines.common.vlm.score import Scored, average, score
 
 
@@ -49,6 +51,34 @@ def test_scores_equal_naive_scoring():
     assert made.what == pytest.approx(what, **close)
     assert {one: share for one, share in made.span.items() if share} == pytest.approx(span, **close)
     assert made.next == pytest.approx(after, **close)
+
+
+def test_a_row_a_sequence_as_recurrent_layers_need_it_scores_the_same(monkeypatch):
+    vlm = make()
+    asked = [question(1), question(2, text="What is done? And a much longer text that pads the other one.")]
+    together = score(vlm, asked, CODES)
+    monkeypatch.setattr(prefix, "SharedPrefix", CopiedPrefix)
+    for one, other in zip(together, score(vlm, asked, CODES), strict=True):
+        assert one.what == pytest.approx(other.what, abs=1e-5)
+        assert one.next == pytest.approx(other.next, abs=1e-5)
+        assert one.span == pytest.approx(other.span, abs=1e-5)
+
+
+def test_the_prompt_is_held_once_however_many_sequences_are_followed(monkeypatch):
+    """The cache has a row a question, the prompt's tokens, and those that were written."""
+    caches = []
+
+    class Watched(SharedPrefix):
+        def __init__(self, model, mask, output) -> None:
+            super().__init__(model, mask, output)
+            caches.append((mask.shape, output.past_key_values))
+
+    monkeypatch.setattr(prefix, "SharedPrefix", Watched)
+    for hypotheses in (1, 4):
+        score(make(), [question(1), question(2)], CODES, hypotheses=hypotheses)
+        (rows, prompt), cache = caches.pop()
+        assert cache.layers[0].keys.shape[0] == rows == 2
+        assert cache.layers[0].keys.shape[2] == prompt + 3 * 2 * hypotheses  # a letter and a phrase each time
 
 
 def test_what_is_not_followed_keeps_its_share():

@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from pipelines.common.vlm.dialogue import ANSWER_PHRASES, Question, conclude
 from pipelines.common.vlm.encode import Encoder, to_device
 from pipelines.common.vlm.load import Vlm
+from pipelines.common.vlm.prefix import Prefix, run_prompts
 
 Key = TypeVar("Key")
 Stretch = tuple[int, int]
@@ -47,17 +48,21 @@ def score(vlm: Vlm, questions: Sequence[Question], codes: Sequence[str], *, hypo
     stretches = len(questions[0].pairs)
     first, and_, to_next, _ = ANSWER_PHRASES
     with torch.inference_mode():
-        run = _Run(vlm, questions, first)
+        rows = vlm.encoder.encode(questions)
+        batch = vlm.encoder.collate(rows, left=True, opening=vlm.encoder.ids(first))
+        prefix = run_prompts(vlm.model, to_device(batch, vlm.device))
         seen, weight = [], torch.zeros(len(questions), 1, device=vlm.device)
         said = torch.zeros(len(questions), 1, 0, dtype=torch.long, device=vlm.device)
         for stretch in range(stretches):
-            joint = weight[..., None] + run.log_shares(tokens).view(*weight.shape, -1)
+            joint = weight[..., None] + _log_shares(prefix, tokens)
             seen.append(torch.softmax(joint.flatten(1), 1).view_as(joint).sum(1))
-            weight, parent, code = run.follow(joint, hypotheses)
+            weight, parent, code = _most_probable(joint, hypotheses)
+            prefix.branch(parent)
             said = torch.cat([said.gather(1, parent[..., None].expand(-1, -1, stretch)), code[..., None]], 2)
-            spoken = vlm.encoder.ids(and_ if stretch + 1 < stretches else to_next)
-            run.feed([[tokens[index], *spoken] for index in code.flatten().tolist()])
-        following = run.log_shares(tokens).view(*weight.shape, -1).exp()
+            phrase = torch.tensor(vlm.encoder.ids(and_ if stretch + 1 < stretches else to_next), device=vlm.device)
+            letters = torch.tensor(tokens, device=vlm.device)[code]
+            prefix.write(torch.cat([letters[..., None], phrase.expand(*code.shape, -1)], 2))
+        following = _log_shares(prefix, tokens).exp()
     return [
         _collect(codes, question.bounds, [one[i] for one in seen], said[i], weight[i].exp(), following[i])
         for i, question in enumerate(questions)
@@ -119,63 +124,17 @@ def _normalised(shares: Mapping[Key, float]) -> dict[Key, float]:
     return {key: share / total for key, share in shares.items()}
 
 
-class _Run:
-    """Prompts of a batch, run once, and what is written after them: one row a question at first, then one a sequence,
-    those of a question side by side."""
-
-    def __init__(self, vlm: Vlm, questions: Sequence[Question], opening: str) -> None:
-        self._vlm = vlm
-        rows = vlm.encoder.encode(questions)
-        batch = to_device(vlm.encoder.collate(rows, left=True, opening=vlm.encoder.ids(opening)), vlm.device)
-        self._mask = batch["attention_mask"]
-        output = vlm.model(**batch, use_cache=True, logits_to_keep=1)
-        self._logits: torch.Tensor = output.logits[:, -1]
-        self._cache: Any = output.past_key_values
-        self._offset = rope_offset(vlm.model)
-
-    def log_shares(self, tokens: list[int]) -> torch.Tensor:
-        """(rows, tokens): how probable each is as the next one, among these tokens."""
-        return torch.log_softmax(self._logits[:, tokens].float(), -1)
-
-    def follow(self, joint: torch.Tensor, hypotheses: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Goes on with the most probable of `joint` (questions, rows of each, codes): their log probability, the row
-        that each goes on from and its code, all (questions, kept). The codes are to be fed next."""
-        questions, before, codes = joint.shape
-        best = joint.flatten(1).topk(min(hypotheses, before * codes), 1)
-        parent, code = best.indices // codes, best.indices % codes
-        rows = (torch.arange(questions, device=joint.device)[:, None] * before + parent).flatten()
-        self._cache.batch_select_indices(rows)
-        self._mask = self._mask[rows]
-        if self._offset is not None:
-            self._offset = self._offset[rows.to(self._offset.device)]
-        return best.values, parent, code
-
-    def feed(self, ids: list[list[int]]) -> None:
-        """Writes equally many tokens on in each row."""
-        inputs = torch.tensor(ids, device=self._vlm.device)
-        self._mask = torch.cat([self._mask, torch.ones_like(inputs)], 1)
-        self._logits = self._vlm.model(
-            input_ids=inputs,
-            attention_mask=self._mask,
-            position_ids=self._positions(inputs.shape[1]),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-
-    def _positions(self, width: int) -> torch.Tensor:
-        positions = (self._mask.long().cumsum(-1) - 1)[:, -width:]
-        if self._offset is None:
-            return positions
-        return (positions + self._offset.to(positions.device))[None].expand(3, -1, -1)
+def _log_shares(prefix: Prefix, tokens: list[int]) -> torch.Tensor:
+    """(questions, sequences, tokens): how probable each is as the next one, among these tokens."""
+    return torch.log_softmax(prefix.logits[..., tokens].float(), -1)
 
 
-def rope_offset(model: Any) -> torch.Tensor | None:
-    """M-RoPE's difference between a token's index and its position after vision tokens; None for other families."""
-    for module in model.modules():
-        if getattr(module, "rope_deltas", None) is not None:
-            return module.rope_deltas
-    return None
+def _most_probable(joint: torch.Tensor, hypotheses: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The most probable of `joint` (questions, sequences, codes): their log probability, the sequence that each goes on
+    from and its code, all (questions, kept)."""
+    _, before, codes = joint.shape
+    best = joint.flatten(1).topk(min(hypotheses, before * codes), 1)
+    return best.values, best.indices // codes, best.indices % codes
 
 
 def _single_tokens(encoder: Encoder, codes: Sequence[str]) -> list[int]:
