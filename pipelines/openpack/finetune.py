@@ -80,6 +80,7 @@ def finetune(base: Path, shards: Path, out: Path, settings: FinetuneSettings, pr
 
 def _train(base: Path, shards: Path, out: Path, settings: FinetuneSettings, progress: Say) -> None:
     """One process's part of the training."""
+    from pipelines.common.vlm.precision import compute_dtype, dtype_name
     from pipelines.common.vlm.ranks import joined
     from pipelines.openpack.vram import plan_of
 
@@ -87,7 +88,8 @@ def _train(base: Path, shards: Path, out: Path, settings: FinetuneSettings, prog
         tell = progress if ranks.first else _nothing
         side = _require_room(base, shards, settings, tell)
         vlm, model = _model(base, settings)
-        tell(f"{_trained(model):,} trained parameters on {read_base(base).name}")
+        dtype = dtype_name(compute_dtype(vlm.device))
+        tell(f"{_trained(model):,} trained parameters on {read_base(base).name}, computed in {dtype} on {vlm.device}")
         with checkpoint_folder(out, _key(base, shards, settings), keeps=ranks.first) as checkpoints:
             losses = _fit(vlm, model, base, shards, out, settings, plan_of(settings, side), checkpoints, ranks, tell)
             if ranks.first:
@@ -238,6 +240,8 @@ def _save(
 ) -> None:
     import torch
 
+    from pipelines.common.vlm.precision import compute_dtype, dtype_name
+
     peak = torch.cuda.max_memory_allocated() if vlm.device.type == "cuda" else None
     manifest, taxonomy = read_manifest(shards), Taxonomy.read(shards / LABELS)
     preparation = read_preparation(shards, "shards")
@@ -250,7 +254,8 @@ def _save(
         vlm.encoder.processor.save_pretrained(folder)
         write_json(folder / LABELS, taxonomy.as_json())
         preparation.save(folder / PREPARATION)
-        card = model_card(base, settings, taxonomy, preparation, manifest, _trained(model), losses)
+        dtype = dtype_name(compute_dtype(vlm.device))
+        card = model_card(base, settings, taxonomy, preparation, manifest, _trained(model), dtype, losses)
         (folder / CARD).write_text(card, encoding="utf-8")  # in place of PEFT's, which is a form with blanks
         weights = digest(folder_digests(folder))
         adapter = Adapter(base.name, base.digest, weights, _trained(model), clips, epochs, peak, losses)

@@ -49,7 +49,7 @@ processor = AutoProcessor.from_pretrained("<this folder>")
 ## Training
 
 QLoRA in {processes} process(es): {steps} steps of {step_clips} clips, {epochs:.2f} passes over the data. {trained:,}
-weights were trained, LoRA of rank {rank} on the language part{vision}; the base was in {bits}. The mean loss a token
+weights were trained, LoRA of rank {rank} on the language part{vision}; the base was in {bits}, products in {dtype}. The mean loss a token
 of the last {last} steps was {loss:.4f}. All settings are in `settings.json`, the loss of every step in `adapter.json`.
 
 ## Figures
@@ -74,9 +74,11 @@ def model_card(
     preparation: Preparation,
     manifest: dict[str, Any],
     trained: int,
+    dtype: str,
     losses: list[tuple[int, float]],
 ) -> str:
-    """Markdown, without blanks; `manifest` is that of the shards, `trained` the number of trained weights."""
+    """Markdown, without blanks; `manifest` is that of the shards, `trained` the number of trained weights, `dtype` the type that
+    products were computed in."""
     loop, split = settings.loop, manifest["splits"]["train"]
     clips = len(split["samples"])
     step_clips = loop.batch_size * loop.gradient_accumulation_steps * settings.processes
@@ -105,6 +107,7 @@ def model_card(
         step_clips=step_clips,
         epochs=loop.steps * step_clips / clips,
         trained=trained,
+        dtype=dtype,
         rank=settings.lora.rank,
         vision=" and the vision tower" if settings.lora.vision else ", the vision tower as it was",
         bits="4 bits (NF4)" if settings.quantization == "nf4" else "its own precision",

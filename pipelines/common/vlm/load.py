@@ -18,6 +18,7 @@ from pipelines.common.errors import SetupError
 from pipelines.common.vlm.dialogue import Question
 from pipelines.common.vlm.encode import Encoder
 from pipelines.common.vlm.families import FAMILIES, Family, by_model_type
+from pipelines.common.vlm.precision import compute_dtype, norms_in_fp32
 from pipelines.common.vlm.settings import Device, Quantization
 
 # Kept out of 4 bits: the tower, whose errors an adapter on the language part cannot undo, and the head.
@@ -56,7 +57,7 @@ def load(
     Raises SetupError where the weights cannot be had, or are of a family that has no adapter.
     """
     place, family = pick_device(device), read_family(name)
-    dtype = torch.bfloat16 if place.type == "cuda" else torch.float32  # bf16 on CPUs measured slower than fp32
+    dtype = compute_dtype(place)
     options: dict[str, Any] = {"dtype": dtype, "low_cpu_mem_usage": True}
     if quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -74,6 +75,8 @@ def load(
         raise _not_to_be_had(name, error) from error
     keep_frame_size(processor)
     linear_patches(model)
+    if dtype == torch.float16:
+        norms_in_fp32(model)
     if quantization == "none":
         model = model.to(place)
     if adapter is not None:

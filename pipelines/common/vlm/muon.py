@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pipelines.common.vlm.precision import compute_dtype
 from pipelines.common.vlm.ranks import ALONE, Ranks
 
 # Coefficients of one quintic iteration each, best for singular values from LEAST to 1 by the rule of Polar Express
@@ -143,5 +144,4 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
 def _dtype(device: torch.device) -> torch.dtype:
     """bf16 where there are instructions for it. On a CPU without them it takes 13 to 23 times as long as fp32, and on
     one with them the products are too small a part of a step to be worth another result."""
-    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if compute_dtype(device) == torch.bfloat16 else torch.float32

@@ -3,7 +3,8 @@
 A step is a pure function of its number: `rows(step)` gives the samples of that step and the random state is seeded by
 it, so a resumed run sees just what an undisturbed one would have seen, and a step that ran out of memory can be done
 again in smaller parts. A checkpoint is a folder `<out>/step-000050` that appears whole: the trainable weights
-(safetensors), the optimiser's state, the losses so far and how many clips were on the device at once.
+(safetensors), the optimiser's state, the losses so far, how many clips were on the device at once, and in fp16 the scale
+of the loss.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pipelines.common.errors import DataError, SetupError
 from pipelines.common.files import atomic_folder, read_json, remove_leftovers, write_json
 from pipelines.common.vlm.encode import IGNORED, Encoded, Encoder, to_device
 from pipelines.common.vlm.optimiser import Optimisers, learning_rate, make_optimiser
+from pipelines.common.vlm.precision import LossScale
 from pipelines.common.vlm.progress import Progress
 from pipelines.common.vlm.ranks import ALONE, Ranks
 from pipelines.common.vlm.settings import LoopSettings
@@ -69,7 +71,8 @@ def fit(
     optimiser = make_optimiser(list(trained.values()), settings, ranks)
     if settings.threads and device.type == "cpu":
         torch.set_num_threads(settings.threads)
-    losses, batch_size = _resume(checkpoints, trained, optimiser, settings, progress, ranks)
+    losses, batch_size, scale = _resume(checkpoints, trained, optimiser, settings, progress, ranks)
+    scale = scale or LossScale.needed(model.parameters())
     ranks.same_as_first(trained.values())
     model.train()
     clips = settings.batch_size * settings.gradient_accumulation_steps * ranks.count
@@ -79,14 +82,19 @@ def fit(
         samples = rows(step)
         waited = time.perf_counter() - began
         with _told_when_out_of_memory(when_full):
-            loss, batch_size = _step(model, encoder, samples, step, batch_size, settings, device, ranks, progress)
-            torch.nn.utils.clip_grad_norm_(trained.values(), settings.max_grad_norm)
-            optimiser.step(rate)
+            state = step, batch_size, scale.value if scale else 1.0
+            loss, batch_size = _step(model, encoder, samples, *state, settings, device, ranks, progress)
+            norm = torch.nn.utils.clip_grad_norm_(trained.values(), settings.max_grad_norm)
+            if scale is None or bool(torch.isfinite(norm)):  # the same in all processes, whose gradients are one sum
+                optimiser.step(rate)
+                _ = scale and scale.stepped()
+            else:
+                progress(scale.overflowed(step))
         optimiser.zero_grad()
         losses.append((step, loss))
         save = (step + 1) % settings.save_steps == 0 or step + 1 == settings.steps
         if save and ranks.first:
-            _save(checkpoints, trained, optimiser, losses, batch_size, settings)
+            _save(checkpoints, trained, optimiser, losses, batch_size, scale, settings)
         told.step(losses, rate, waited, save)
     told.close()
     model.eval()
@@ -102,18 +110,20 @@ def _step(
     rows: Sequence[Encoded],
     step: int,
     batch_size: int,
+    scale: float,
     settings: LoopSettings,
     device: torch.device,
     ranks: Ranks,
     progress: Say,
 ) -> tuple[float, int]:
     """Gradients of one step, every token weighing the same; returns the mean loss a token and the micro-batch that
-    fitted: where memory ran out in any process, all of them do the step again with half of it."""
+    fitted: where memory ran out in any process, all of them do the step again with half of it. The backward pass goes
+    through the loss times `scale`, which gradients are free of in the end."""
     tokens = ranks.total(sum(len(row.ids) - row.prompt for row in rows))
     while True:
         torch.manual_seed((settings.seed * settings.steps + step) * ranks.count + ranks.index)
         parts = _micro_batches(rows, batch_size, settings)
-        loss = _backward(model, encoder, parts, tokens, settings, device)
+        loss = _backward(model, encoder, parts, tokens, scale, settings, device)
         if not ranks.any(loss is None):
             break
         model.zero_grad(set_to_none=True)
@@ -128,8 +138,15 @@ def _step(
     assert loss is not None
     loss = ranks.total(loss)
     if not math.isfinite(loss):
-        raise DataError(f"the loss of step {step} is {loss}", cure="Lower the learning rate; on float16 use bfloat16.")
-    ranks.sum_gradients(weight for weight in model.parameters() if weight.requires_grad)
+        raise DataError(
+            f"the loss of step {step} is {loss}", cure="Lower the learning rate; a GPU with bfloat16 takes more."
+        )
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    ranks.sum_gradients(trained)
+    if scale != 1:
+        for weight in trained:
+            if weight.grad is not None:
+                weight.grad.div_(scale)
     return loss, batch_size
 
 
@@ -145,6 +162,7 @@ def _backward(
     encoder: Encoder,
     parts: list[Sequence[Encoded]],
     tokens: float,
+    scale: float,
     settings: LoopSettings,
     device: torch.device,
 ) -> float | None:
@@ -153,7 +171,7 @@ def _backward(
     try:
         for part in parts:
             loss = loss_sum(model, encoder, part, device, use_cache=settings.use_cache) / tokens
-            loss.backward()
+            (loss * scale).backward()
             total += loss.item()
     except torch.OutOfMemoryError:
         return None
@@ -183,12 +201,13 @@ def _save(
     optimiser: Optimisers,
     losses: list[tuple[int, float]],
     batch_size: int,
+    scale: LossScale | None,
     settings: LoopSettings,
 ) -> None:
     with atomic_folder(checkpoints / f"step-{len(losses):06d}") as folder:
         save_file({name: weight.detach().contiguous() for name, weight in trained.items()}, folder / WEIGHTS)
         torch.save(optimiser.state(), folder / OPTIMISER)
-        write_json(folder / STATE, {"losses": losses, "batch_size": batch_size})
+        write_json(folder / STATE, {"losses": losses, "batch_size": batch_size, "scale": scale and scale.state()})
     for old in saved_steps(checkpoints)[: -settings.save_total_limit]:
         shutil.rmtree(old)
 
@@ -200,14 +219,15 @@ def _resume(
     settings: LoopSettings,
     progress: Say,
     ranks: Ranks,
-) -> tuple[list[tuple[int, float]], int]:
-    """Takes over the newest checkpoint; returns its losses, and how many clips fitted the device at once."""
+) -> tuple[list[tuple[int, float]], int, LossScale | None]:
+    """Takes over the newest checkpoint; returns its losses, how many clips fitted the device at once, and the scale of
+    the loss where it had one."""
     if ranks.first:
         remove_leftovers(checkpoints)
     ranks.wait()
     steps = saved_steps(checkpoints)
     if not steps:
-        return [], settings.batch_size
+        return [], settings.batch_size, None
     newest = steps[-1]
     weights = load_file(newest / WEIGHTS)
     if weights.keys() != trained.keys():
@@ -220,4 +240,5 @@ def _resume(
     state = read_json(newest / STATE)
     losses = [(step, loss) for step, loss in state["losses"]]
     progress(f"goes on after step {len(losses)} from {newest.name}, with micro-batches of {state['batch_size']}")
-    return losses, state["batch_size"]
+    scale = state["scale"]
+    return losses, state["batch_size"], LossScale(*scale) if scale else None
