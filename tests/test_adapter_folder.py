@@ -90,6 +90,6 @@ def test_curves_are_kept_beside_the_adapter(adapter: Path):
 
     (board,) = adapter.with_name("adapter.tensorboard").iterdir()
     events = EventAccumulator(str(board)).Reload()
-    assert set(events.Tags()["scalars"]) == {"loss", "learning_rate", "clips_per_second"}
+    assert set(events.Tags()["scalars"]) == {"loss", "learning_rate", "clips_per_second", "input_wait_share"}
     drawn = {event.step: event.value for event in events.Scalars("loss")}
     assert drawn == pytest.approx(dict(read_json(adapter / ADAPTER)["losses"]))

@@ -49,8 +49,9 @@ processor = AutoProcessor.from_pretrained("<this folder>")
 ## Training
 
 QLoRA in {processes} process(es): {steps} steps of {step_clips} clips, {epochs:.2f} passes over the data. {trained:,}
-weights were trained, LoRA of rank {rank} on the language part{vision}; the base was in {bits}, products in {dtype}. The mean loss a token
-of the last {last} steps was {loss:.4f}. All settings are in `settings.json`, the loss of every step in `adapter.json`.
+weights were trained, LoRA of rank {rank} on the language part{vision}; the base was in {bits}, products in
+{dtype}. The mean loss a token of the last {last} steps was {loss:.4f}. All settings are in `settings.json`, the loss of
+every step in `adapter.json`.
 
 ## Figures
 
@@ -77,8 +78,8 @@ def model_card(
     dtype: str,
     losses: list[tuple[int, float]],
 ) -> str:
-    """Markdown, without blanks; `manifest` is that of the shards, `trained` the number of trained weights, `dtype` the type that
-    products were computed in."""
+    """Markdown, without blanks; `manifest` is that of the shards, `trained` the number of trained weights, `dtype` the
+    type that products were computed in."""
     loop, split = settings.loop, manifest["splits"]["train"]
     clips = len(split["samples"])
     step_clips = loop.batch_size * loop.gradient_accumulation_steps * settings.processes

@@ -3,8 +3,8 @@
 A step is a pure function of its number: `rows(step)` gives the samples of that step and the random state is seeded by
 it, so a resumed run sees just what an undisturbed one would have seen, and a step that ran out of memory can be done
 again in smaller parts. A checkpoint is a folder `<out>/step-000050` that appears whole: the trainable weights
-(safetensors), the optimiser's state, the losses so far, how many clips were on the device at once, and in fp16 the scale
-of the loss.
+(safetensors), the optimiser's state, the losses so far, how many clips were on the device at once, and in fp16 the
+scale of the loss.
 """
 
 from __future__ import annotations
