@@ -120,7 +120,7 @@ class _Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
-        return line + suffix(line)
+        return line if "\n" in line else line + suffix(line)  # several lines say nothing of how far it is
 
 
 def _is_a_persons(record: logging.LogRecord) -> bool:

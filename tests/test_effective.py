@@ -199,6 +199,13 @@ def test_a_file_that_is_named_changes_single_values_of_the_evaluation(stages: Pa
     assert made.evaluation == EvaluationSettings(views=3, hypotheses=5, device="cpu")
 
 
+def test_a_file_that_would_change_nothing_in_an_answer_is_refused(stages: Path):
+    Path("other.toml").write_text('[evaluation]\nviews = 1\n[keyframes]\nmethod = "motion"\n')
+    calibration = stages / "evaluation" / "calibration.json"
+    with pytest.raises(SetupError, match=r"other\.toml, keyframes: this changes nothing"):
+        answer_settings(stages / "base", stages / "adapter", calibration, Path("other.toml"), say=str)
+
+
 def test_without_a_calibration_the_records_of_base_and_adapter_decide(stages: Path, monkeypatch):
     said: list[str] = []
     monkeypatch.setenv("VLM", "tiny")

@@ -80,8 +80,8 @@ def _adapter(settings: AllSettings, lines: Lines) -> dg.AssetsDefinition:
 
 
 def _tell(context: dg.AssetExecutionContext, lines: list[str]) -> None:
-    for line in lines:
-        context.log.info(line)
+    if lines:
+        context.log.info("\n    ".join(lines))
 
 
 def _training(report: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipelines.common.errors import SetupError
 from pipelines.common.files import read_json
 from pipelines.common.layers import Layer, combine
 from pipelines.openpack.effective import NAMED, TINY, Say, changes, to_stderr
@@ -31,12 +32,20 @@ def answer_settings(
     """
     layers = [_evaluated(calibration)] if calibration else _recorded(base, adapter)
     if path:
-        layers.append(Layer.read(str(path), path, "Write it, or leave out --settings."))
+        layers.append(_of_evaluation(Layer.read(str(path), path, "Write it, or leave out --settings.")))
     layered = combine(AllSettings, layers)
     say(f"settings: {', '.join(f'{layer.name} ({layer.file})' for layer in layers)}")
     for line in changes(layered, ["evaluation"]):
         say(line)
     return layered.settings
+
+
+def _of_evaluation(layer: Layer) -> Layer:
+    """SetupError for a file that says something of other stages, which would change nothing here."""
+    if others := sorted(layer.values.keys() - {"evaluation"}):
+        cure = "Answers take [evaluation] alone; how videos are prepared goes with the adapter."
+        raise SetupError("this changes nothing in an answer", file=layer.file, where=", ".join(others), cure=cure)
+    return layer
 
 
 def _evaluated(calibration: Path) -> Layer:
