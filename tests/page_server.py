@@ -30,8 +30,8 @@ _OWN = ("script-src 'self'", "style-src 'self'", "connect-src 'self'")
 POLICY = "; ".join(
     [*(f"{name} 'none'" for name in _NONE), *_OWN, "img-src 'self' blob: data:", "media-src 'self' blob:"]
 )
+FORMAT = {"fps": 25, "seconds": 5, "frames": 125, "size": 336}
 SOURCE = {"X-Model": "none, canned answers", "X-Adapter": "none", "X-Label-Set": "brief", "X-Data": "written by hand"}
-SOURCE |= {"X-Frames-Per-Second": "25"}
 
 
 @dataclass
@@ -51,7 +51,7 @@ class PageServer:
     answers: dict[str, Any] = field(default_factory=dict)
     refusals: list[Response] = field(default_factory=list)  # what the next requests get instead, in order
     token: str | None = None  # else anything without it is refused
-    clip_format: dict[str, float] = field(default_factory=lambda: {"fps": 25, "seconds": 5, "frames": 125, "size": 336})
+    clip_format: dict[str, float] = field(default_factory=lambda: dict(FORMAT))
     held: bool = False  # answers to predict and timeline wait until this is False
     log: list[Asked] = field(default_factory=list)
     left: Queue[str] = field(default_factory=Queue)  # paths whose client went before its answer

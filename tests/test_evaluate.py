@@ -24,6 +24,7 @@ from pipelines.openpack.grammar import Grammar
 from pipelines.openpack.loader import ShardReader
 from pipelines.openpack.metrics import BASE, TUNED
 from pipelines.openpack.predict import Predictor
+from pipelines.openpack.preparation import PREPARATION
 from pipelines.openpack.pretrain import read_base
 from pipelines.openpack.records import read_clip_records
 from pipelines.openpack.sequences import read_sessions
@@ -54,7 +55,7 @@ def shards(toy_shards: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def models(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def models(toy_base: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The toy base, and an adapter of random weights, which answers otherwise."""
     adapter, made = tmp_path_factory.mktemp("models") / "adapter", read_base(toy_base)
     torch.manual_seed(7)
@@ -65,6 +66,7 @@ def models(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     model.save_pretrained(adapter)
     digest = file_digest(adapter / "adapter_model.safetensors")
     write_json(adapter / "adapter.json", asdict(Adapter(made.name, made.digest, digest, 0, 0, 0.0, None, [])))
+    shutil.copy(shards / PREPARATION, adapter)
     return toy_base, adapter
 
 

@@ -73,6 +73,7 @@ def running() -> Iterator[PageServer]:
 @pytest.fixture
 def server(running: PageServer) -> PageServer:
     """The server, with its canned answers and nothing in its way."""
+    running.clip_format = dict(page_server.FORMAT)
     running.answers = {
         "/predict": PREDICTION,
         "/keyframes": page_server.keyframes(100),
@@ -209,6 +210,19 @@ def test_a_clip_that_is_dropped_shows_what_the_model_said_and_saw(opened, server
     page.locator(".keyframe").nth(5).click()
     assert place(page) == pytest.approx(54.5 / 25)
     assert "Answer for clip.mp4: Box Setup; next Put Items." in page.locator("#said").inner_text()
+
+
+def test_lengths_and_rates_are_those_of_the_service(opened, server: PageServer, videos):
+    server.clip_format = {"fps": 10, "seconds": 1, "frames": 10, "size": 448}
+    page = opened()
+    page.locator("#choose-hint").get_by_text("Up to 3 seconds: one answer for the first 1.").wait_for()
+    page.set_input_files("#file", videos["clip.mp4"])  # of four seconds, which now are too many for one answer
+    page.locator("#study").wait_for()
+    assert not server.asked("/predict")
+    server.clip_format = {"fps": 20, "seconds": 8, "frames": 160, "size": 448}
+    page.set_input_files("#file", videos["clip.mp4"])
+    page.locator("#pairs img").nth(7).wait_for()
+    assert "0:01.0 to 0:04.0" in page.locator("#now").inner_text()  # frames 20 to 80
 
 
 def test_the_video_plays_and_the_playhead_moves_with_it(opened, videos):

@@ -111,11 +111,11 @@ def test_a_video_cut_short_is_answered_for_its_own_length(served: Served, tmp_pa
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("picture.jpg", "1 frames are too few"),
+        ("picture.jpg", "lasts 0.04 s, too short"),
         ("notes.txt", "not a readable video"),
         ("empty.mp4", "the file is empty"),
         ("cut.mp4", "not a readable video"),
-        ("ten.mp4", "are too few"),
+        ("ten.mp4", "too short to be looked at"),
         ("bomb.gif", "the picture has 12000×12000 pixels, more than 9.4 million"),
         ("fast.mp4", "400 frames a second, more than 240"),
         ("long.mp4", "the video lasts 62.0 s, more than 60.0 s"),

@@ -148,7 +148,7 @@ def test_the_time_study_can_be_had_as_csv(served: Served, video: Path) -> None:
 
 @pytest.mark.parametrize("route", ["/keyframes", "/timeline"])
 @pytest.mark.parametrize(
-    ("name", "said"), [("notes.txt", "not a readable video"), ("ten.mp4", "are too few"), ("long.mp4", "lasts")]
+    ("name", "said"), [("notes.txt", "not a readable video"), ("ten.mp4", "too short"), ("long.mp4", "lasts")]
 )
 def test_what_is_no_video_gets_400_with_a_sentence(
     served: Served, tmp_path: Path, route: str, name: str, said: str

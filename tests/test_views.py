@@ -273,7 +273,7 @@ def test_the_real_streams_have_no_gap(sample: Path, tmp_path: Path, view: str, u
 
 
 def test_every_person_is_drawn_and_a_doubtful_joint_leaves_no_pixel() -> None:
-    two = draw_skeleton(np.stack([person(200), person(900)]), SETTINGS)
+    two = draw_skeleton(np.stack([person(200), person(900)]), SETTINGS, SIZE)
     alone = [draw_skeleton(person(x)[None], SETTINGS, SIZE) for x in (200, 900)]
     assert (two[:, :150] == alone[0][:, :150]).all()
     assert (two[:, 150:] == alone[1][:, 150:]).all()

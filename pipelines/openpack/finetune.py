@@ -71,7 +71,6 @@ def finetune(base: Path, shards: Path, out: Path, settings: FinetuneSettings, pr
     from pipelines.common.vlm.ranks import started_first, together
 
     _require_length(base, shards)
-
     others = partial(_train, base, shards, out, settings, _nothing)
     with output_lock(out, progress) if started_first() else nullcontext(), together(settings.processes, others):
         _train(base, shards, out, settings, progress)

@@ -144,14 +144,17 @@ def frame_side(name: str | Path, size: int) -> int:
     """Pixels a side that the model `name` (hub name or folder) sees of frames of `size` × `size`, by its processor.
 
     Qwen's rounds to whole merged patches (28 or 32 pixels) and has a largest size; others have one size for all.
-    SetupError where it takes no such frame.
+    SetupError where it takes no such frame, or cannot be had.
     """
     try:
         processor = AutoProcessor.from_pretrained(str(name))
-        keep_frame_size(processor)
-        pair = Question((np.zeros((2, size, size, 3), np.uint8),), (0, 2), ((0, 1),), "")
-        (row,) = Encoder(processor).encode([pair])
     except (OSError, ValueError) as error:
+        raise _not_to_be_had(name, error) from error
+    keep_frame_size(processor)
+    pair = Question((np.zeros((2, size, size, 3), np.uint8),), (0, 2), ((0, 1),), "")
+    try:
+        (row,) = Encoder(processor).encode([pair])
+    except ValueError as error:
         what = f"it takes no frames of {size}×{size} pixels ({error})"
         raise SetupError(what, file=str(name), cure="Set [clip_format] size to a multiple of 28 or 32.") from error
     if row.grid is not None:
