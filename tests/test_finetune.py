@@ -141,6 +141,7 @@ def test_decoded_clips_are_kept_only_where_all_of_them_fit(toy_shards: Path, mon
     monkeypatch.setattr("pipelines.openpack.finetune.KEPT_BYTES", len(reader) * clip - 1)
     assert _kept_clips(reader, whole) == 0
     assert _kept_clips(reader, 28) == len(reader)  # the embedded model's, at its own size
+    assert _kept_clips(reader, 28, workers=200) == 0  # each of them would keep them
 
 
 @pytest.mark.parametrize(

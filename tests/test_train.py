@@ -1,5 +1,8 @@
 """The training loop: it learns, it resumes exactly, accumulation equals a larger batch."""
 
+import re
+import time
+
 import pytest
 import torch
 from toy_vlm import answer, make, question
@@ -118,3 +121,24 @@ def test_the_adapter_is_a_plain_peft_folder(tmp_path):
     again = with_adapter(make().model, tmp_path / "adapter").eval()
     with torch.inference_mode():
         torch.testing.assert_close(model(**batch).logits, again(**batch).logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("slow", "starved"), [("rows", True), ("look", False)])
+def test_waiting_for_samples_is_told_apart_from_looking_at_them(tmp_path, slow: str, starved: bool):
+    vlm, told = make(), []
+    model = put_lora(vlm.model, LoraSettings(rank=4, alpha=8), gradient_checkpointing=False)
+    given = rows_of(vlm.encoder, 2)(0)
+
+    def rows(step: int):
+        time.sleep(0.5 if slow == "rows" else 0)
+        return given
+
+    def look(step: int, samples):
+        time.sleep(0.5 if slow == "look" else 0)
+        return samples
+
+    loop = settings(steps=2)
+    fit(model, vlm.encoder, rows, loop, tmp_path, device=CPU, progress=told.append, look=look)
+    (share,) = re.findall(r"input wait (\d+)%", told[-1])
+    assert (int(share) > 30) == starved
+    assert starved or int(share) < 5

@@ -1,7 +1,8 @@
 """Makes the next steps' samples in other processes while this one computes.
 
-Not torch's DataLoader: its workers ask a sampler for what comes next, and here what comes next is a step's number
-alone, so that a resumed run sees what an undisturbed one would have seen.
+Not torch's DataLoader, though its order could be the same, with the steps' numbers as sampler: it makes a worker's
+error anew from its traceback, without file, place and cure (a DataError becomes a RuntimeError), and its workers look
+for their parent only between two steps.
 """
 
 from __future__ import annotations

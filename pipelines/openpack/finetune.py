@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pipelines.common.vlm.room import Plan
 
 VERSION = STAGE_VERSIONS["adapter"]
-KEPT_BYTES = 2**29  # in each process, where all that a model sees fits: decoded once instead of each epoch
+KEPT_BYTES = 2**29  # in all workers of a process, where all that a model sees fits: decoded once instead of each epoch
 MOST_WORKERS = 8  # 16 clips in a quarter of a second
 ADAPTER, SETTINGS, CARD = "adapter.json", "settings.json", "README.md"
 
@@ -196,16 +196,17 @@ def _fit(
     count = len(ShardReader(shards, "train"))
     board = out.with_name(f"{out.name}.tensorboard") / checkpoints.name if settings.loop.tensorboard else None
     place = read_base(base).place(base, weights=False)
-    maker = partial(_training_rows, place, shards, settings, ranks.index)
-    with Ahead(maker, _workers(settings, vlm.device.type == "cuda")) as rows:
-        given = rows
+    workers = _workers(settings, vlm.device.type == "cuda")
+    maker = partial(_training_rows, place, shards, settings, ranks.index, workers)
+    with Ahead(maker, workers) as rows:
+        look = None
         if not settings.lora.vision:
             store = checkpoints / "features" / f"process-{ranks.index}" if settings.cache_vision else None
-            given = partial(_seen_rows, VisionFeatures(model, vlm.encoder, store), rows, count, settings, ranks.index)
+            look = partial(_seen_rows, VisionFeatures(model, vlm.encoder, store), count, settings, ranks.index)
         return fit(
             model,
             vlm.encoder,
-            given,
+            rows,
             settings.loop,
             checkpoints,
             device=vlm.device,
@@ -213,19 +214,20 @@ def _fit(
             ranks=ranks,
             board=board,
             when_full=left_to_change(plan),
+            look=look,
         )
 
 
 def _seen_rows(
     features: VisionFeatures,
-    rows: Callable[[int], list[Encoded]],
     count: int,
     settings: FinetuneSettings,
     rank: int,
     step: int,
+    rows: Sequence[Encoded],
 ) -> list[Encoded]:
     """A step's rows after a look through the frozen tower."""
-    return features.fill(rows(step), [number for _, number in sample_numbers(count, settings, rank, step)])
+    return features.fill(rows, [number for _, number in sample_numbers(count, settings, rank, step)])
 
 
 def _save(
@@ -269,16 +271,19 @@ def _workers(settings: FinetuneSettings, on_gpu: bool) -> int:
     return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) // settings.processes))
 
 
-def _kept_clips(reader: ShardReader, pixels: int | None) -> int:
-    """How many decoded clips are kept: all where they fit, else none, since of a part of them none would be there when
-    it is wanted. All clips have pictures of one size."""
+def _kept_clips(reader: ShardReader, pixels: int | None, workers: int = 1) -> int:
+    """How many decoded clips each of `workers` keeps: all where they fit, else none, since of a part of them none would
+    be there when it is wanted. All clips have pictures of one size."""
     from pipelines.openpack.predict import sample_frames
 
-    return len(reader) if len(reader) * sample_frames(reader.sample(0), pixels).nbytes <= KEPT_BYTES else 0
+    whole = len(reader) * sample_frames(reader.sample(0), pixels).nbytes
+    return len(reader) if whole * workers <= KEPT_BYTES else 0
 
 
-def _training_rows(place: str, shards: Path, settings: FinetuneSettings, rank: int) -> Callable[[int], list[Encoded]]:
-    """Encoded samples of a step in process `rank`, augmented by seed and position."""
+def _training_rows(
+    place: str, shards: Path, settings: FinetuneSettings, rank: int, workers: int
+) -> Callable[[int], list[Encoded]]:
+    """Encoded samples of a step in process `rank`, augmented by seed and position; in one of its `workers`."""
     import numpy as np
     import torch
     from transformers import AutoProcessor
@@ -292,7 +297,7 @@ def _training_rows(place: str, shards: Path, settings: FinetuneSettings, rank: i
     keep_frame_size(processor)
     encoder, reader = Encoder(processor), ShardReader(shards, "train")
     pixels, taxonomy = model_size(processor), Taxonomy.read(shards / LABELS)
-    kept = _kept_clips(reader, pixels)
+    kept = _kept_clips(reader, pixels, workers)
 
     torch.set_num_threads(1)
 

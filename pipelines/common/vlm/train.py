@@ -59,11 +59,13 @@ def fit(
     ranks: Ranks = ALONE,
     board: Path | None = None,
     when_full: str = "Take a smaller model or a larger GPU.",
+    look: Callable[[int, Sequence[Encoded]], Sequence[Encoded]] | None = None,
 ) -> list[tuple[int, float]]:
     """Trains the parameters of `model` that want gradients; returns (step, mean loss a token) of every step.
 
     `rows(step)` gives batch_size × gradient_accumulation_steps encoded samples (fewer are allowed), in each of `ranks`
     others. Goes on from the newest checkpoint below `checkpoints`; the first rank writes these, and curves to `board`.
+    `look(step, rows)` is computed on a step's samples first, as by a frozen tower; it is not counted as input wait.
     SetupError, with `when_full` as what to do, where a single clip does not fit the GPU; DataError for a loss that is
     no number.
     """
@@ -82,6 +84,7 @@ def fit(
         samples = rows(step)
         waited = time.perf_counter() - began
         with _told_when_out_of_memory(when_full):
+            samples = look(step, samples) if look else samples
             state = step, batch_size, scale.value if scale else 1.0
             loss, batch_size = _step(model, encoder, samples, *state, settings, device, ranks, progress)
             norm = torch.nn.utils.clip_grad_norm_(trained.values(), settings.max_grad_norm)
