@@ -23,14 +23,14 @@ _make: Callable[[int], object] | None = None
 
 class Ahead(Generic[T]):
     """Calls `maker()` once in each of `workers` spawned processes, then the function it returns for each step, early
-    enough that every worker has one to make and one to come.
+    enough that every worker has one to make and one more is ready.
 
     Context manager; `ahead(step)` waits for that step's result. The function must depend on the step alone, so that
     any order of calls gives the same. Both must be picklable (module level functions, `functools.partial` of them).
     """
 
     def __init__(self, maker: Callable[[], Callable[[int], T]], workers: int = 1) -> None:
-        self._depth = 2 * workers
+        self._depth = workers + 1  # a step of 16 clips at full size is 173 MB of shared memory
         self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (maker,))
         self._coming: dict[int, Future[T]] = {}
 
