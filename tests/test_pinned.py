@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_server import Hub, serve
 from safetensors.torch import load_file, save_file
 from toy_families import qwen2_vl
 
@@ -102,6 +103,27 @@ def test_a_hub_name_stays_at_its_commit_when_the_branch_moves_on(model: Path, ca
     newer = name_it(NAME, tmp_path / "newer")
     assert newer.revision == SECOND
     assert newer.digest != named.digest
+
+
+def test_naming_a_model_of_the_hub_downloads_no_weights_and_later_the_named_commit(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    changed = copy_of(model, tmp_path / "changed")
+    change_weights(changed)
+    with serve(Hub(NAME)) as hub:
+        hub.files, hub.commit = {FIRST: model, SECOND: changed}, FIRST
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.endpoint)
+        named = name_it(NAME, tmp_path / "base")
+        assert (named.revision, named.digest) == (FIRST, folder_digest(model))
+        assert "config.json" in hub.sent
+        assert "model.safetensors" not in hub.sent
+        hub.commit = SECOND  # someone pushes other weights
+        loaded = Path(named.place(tmp_path / "base"))
+        assert (loaded / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+        newer = name_it(NAME, tmp_path / "newer")
+        assert (newer.revision, newer.digest) == (SECOND, folder_digest(changed))
 
 
 def test_a_commit_or_name_that_cannot_be_had_says_what_to_do(cache: Path, tmp_path: Path):

@@ -31,20 +31,18 @@ def pin(name: str, say: Say = print) -> str:
     which is then said. SetupError where neither knows it."""
     from httpx2 import TransportError
     from huggingface_hub import model_info, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        sha = model_info(name).sha
-    except (HfHubHTTPError, OfflineModeIsEnabled, TransportError, ValueError) as error:
+        model_info(name)  # by itself, the next call would take the cache without a word where the hub does not answer
+        return Path(snapshot_download(name, allow_patterns=SMALL)).name
+    except (HfHubHTTPError, OSError, TransportError, ValueError) as error:
         try:
-            commit = Path(snapshot_download(name, local_files_only=True, allow_patterns=FILES)).name
-        except (LocalEntryNotFoundError, ValueError):
+            commit = Path(snapshot_download(name, local_files_only=True, allow_patterns=SMALL)).name
+        except (OSError, ValueError):
             raise _not_to_be_had(name, error) from error
         say(f"the hub does not answer for {name} ({error}): the commit {commit} of the local cache is taken")
         return commit
-    if not sha:
-        raise SetupError("the hub names no commit", file=name, cure="Download the model, and set VLM to its folder.")
-    return sha
 
 
 def fetch(name: str, revision: str, *, weights: bool = True) -> Path:
