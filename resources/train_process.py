@@ -35,10 +35,12 @@ def make_base(settings: dict[str, Any], arguments: dict[str, str], say: Say) -> 
 
 def finetune(settings: dict[str, Any], arguments: dict[str, str], say: Say) -> dict[str, Any]:
     from pipelines.openpack.finetune import finetune
-    from pipelines.openpack.settings import FinetuneSettings
+    from pipelines.openpack.settings import EvaluationSettings, FinetuneSettings
 
     base, shards, out = (Path(arguments[name]) for name in ("base", "shards", "out"))
-    return asdict(finetune(base, shards, out, FinetuneSettings.model_validate(settings), progress=say))
+    evaluation = EvaluationSettings.model_validate_json(arguments["evaluation"])
+    recipe = FinetuneSettings.model_validate(settings)
+    return asdict(finetune(base, shards, out, recipe, progress=say, evaluation=evaluation))
 
 
 TASKS = {"base_model": make_base, "adapter": finetune}

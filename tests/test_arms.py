@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.common.errors import DataError
 from pipelines.common.vlm.dialogue import Question
-from pipelines.openpack.arms import answer_batch, shown_frames
+from pipelines.openpack.arms import arm_answers, arm_questions, clip_records, shown_frames
 from pipelines.openpack.baselines import Baselines, fit
 from pipelines.openpack.loader import Sample, ShardReader
 from pipelines.openpack.metrics import BASE, TUNED
@@ -75,8 +75,12 @@ def answered(
     base: Oracle, tuned: Oracle, baselines: Baselines, reader: ShardReader, settings: EvaluationSettings = SETTINGS
 ) -> dict[str, list[ClipRecord]]:
     arms: dict[str, list[ClipRecord]] = {}
-    for start in range(0, len(reader), settings.batch_size):
-        for record in answer_batch(base, tuned, baselines, reader, start, settings, {BASE: "a", TUNED: "b"}):
+    samples = [reader.sample(index) for index in range(len(reader))]
+    questions = arm_questions(samples, tuned.size, OPENPACK)
+    said = arm_answers(base, tuned, reader.keys, questions, generate=settings.generate)
+    for place, sample in enumerate(samples):
+        one, first = {arm: rows[place] for arm, rows in said.items()}, place < settings.clips
+        for record in clip_records(sample, one, baselines, {BASE: "a", TUNED: "b"}, first=first):
             arms.setdefault(record.arm, []).append(record)
     return arms
 

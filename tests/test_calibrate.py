@@ -9,7 +9,14 @@ import pytest
 
 from pipelines.common.errors import DataError
 from pipelines.common.files import read_json, write_json
-from pipelines.openpack.calibrate import LEAST_CLIPS, Calibration, calibrate, count_transitions, fit_calibration
+from pipelines.openpack.calibrate import (
+    LEAST_CLIPS,
+    Calibration,
+    calibrate,
+    calibration_batches,
+    count_transitions,
+    fit_calibration,
+)
 from pipelines.openpack.clip_plan import Clip, Target
 from pipelines.openpack.loader import Sample, ShardReader
 from pipelines.openpack.predict import Predictor
@@ -215,13 +222,12 @@ def shards(toy_shards: Path, tmp_path: Path) -> Path:
 
 def said(predictor, shards: Path) -> tuple[Calibration, list[str]]:
     lines: list[str] = []
-
-    def answers(batches):
+    answers = []
+    for numbers in calibration_batches(predictor.settings, shards, OPENPACK):
         reader = ShardReader(shards, "val")
-        return (predictor.answer_samples([reader.sample(number) for number in batch]) for batch in batches)
-
+        answers += predictor.answer_samples([reader.sample(number) for number in numbers])
     transitions = count_transitions(in_order(), OPENPACK)
-    return calibrate(answers, shards, predictor.settings, OPENPACK, transitions, lines.append), lines
+    return calibrate(answers, predictor.settings, shards, transitions, OPENPACK, lines.append), lines
 
 
 def test_validation_clips_are_spread_over_the_split_and_answered_in_batches(shards: Path):

@@ -2,15 +2,14 @@
 
 import json
 import shutil
-import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import kills
 import pytest
 import torch
-from kills import wait_until
 
 from pipelines.common.errors import DataError
 from pipelines.common.files import file_digest, folder_digests, read_json, read_jsonl, write_json
@@ -18,6 +17,8 @@ from pipelines.common.vlm.load import load
 from pipelines.common.vlm.lora import put_lora
 from pipelines.common.vlm.settings import LoraSettings
 from pipelines.openpack import evaluate
+from pipelines.openpack.answer_work import Asked
+from pipelines.openpack.answering import answers
 from pipelines.openpack.boxes import Stretch
 from pipelines.openpack.finetune import Adapter
 from pipelines.openpack.grammar import Grammar
@@ -33,7 +34,6 @@ from pipelines.openpack.settings import (
     EvaluationSettings,
     ShardSettings,
     SimulationSettings,
-    load_settings,
 )
 from pipelines.openpack.shards import write_shards
 from pipelines.openpack.taxonomy import OPENPACK
@@ -148,6 +148,18 @@ def test_the_records_of_the_real_run_say_who_answered_what_and_how_sure(run: Pat
     assert all(changed)  # the adapter was on the one and not on the other
 
 
+def test_the_base_answers_as_one_that_was_loaded_without_the_adapter(models: tuple[Path, Path], shards: Path):
+    base, adapter = models
+    tuned = Predictor.load(base, adapter, OPENPACK, SETTINGS)
+    reader = ShardReader(shards, "test")
+    samples = [reader.sample(index) for index in range(3)]
+    said = tuned.answer_samples(samples)
+    alone = Predictor.load(base, None, OPENPACK, SETTINGS)
+    assert tuned.without_adapter().answer_samples(samples) == alone.answer_samples(samples)
+    assert tuned.answer_samples(samples) == said  # it is on again
+    assert tuned.without_adapter().answer_samples(samples) != said
+
+
 def test_the_figures_follow_from_the_records_and_their_labels(run: Path, tmp_path: Path, monkeypatch, capsys):
     alone = shutil.copy(run / "records.jsonl", tmp_path)
     shutil.copy(run / "labels.json", tmp_path)
@@ -194,43 +206,45 @@ def test_the_same_inputs_give_the_same_files(
     assert json.loads(json.dumps(report)) == read_json(run / "report.json")
 
 
-def test_two_processes_give_the_files_of_one(run: Path, models, shards: Path, videos: Videos, tmp_path: Path):
-    """But for the settings, which say how many there were."""
-    two = SETTINGS.model_copy(update={"processes": 2})
-    evaluate.evaluate(*models, shards, tmp_path / "two", two, progress=ignore, videos=videos)
-    one, other = folder_digests(run), folder_digests(tmp_path / "two")
-    assert one.keys() == other.keys()
-    assert {name for name in one if one[name] != other[name]} == {"settings.json"}
+def test_two_processes_give_the_same_files(
+    run: Path, models: tuple[Path, Path], shards: Path, videos: Videos, tmp_path: Path
+):
+    settings, out = SETTINGS.model_copy(update={"processes": 2}), tmp_path / "evaluation"
+    evaluate.evaluate(*models, shards, out, settings, progress=ignore, videos=videos)
+    two, one = folder_digests(out), folder_digests(run)
+    assert {name for name, found in two.items() if found != one[name]} == {"settings.json"}
+    assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_killed_run_goes_on_with_the_batches_that_are_left(run: Path, models, shards: Path, tmp_path: Path):
-    """Killed after its first batch: that one is not answered again, and the figures are those of one run."""
-    out, command = tmp_path / "out", [sys.executable, "-m", "pipelines.openpack.evaluate", "--preset", "tiny"]
-    (tmp_path / "settings.toml").write_text("[evaluation]\nclips = 5\nbatch_size = 4\nprocesses = 1\nviews = 1\n")
-    folders = {"base": models[0], "adapter": models[1], "shards": shards, "out": out}
-    command += [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
-    killed = subprocess.Popen([*command, "--settings", str(tmp_path / "settings.toml")], stdout=subprocess.DEVNULL)
-    wait_until(lambda: list(tmp_path.glob("out.checkpoints/*/clips-*.jsonl")), 120)
-    killed.kill()
-    killed.wait()
-    assert not out.exists()
-    left = len(list(tmp_path.glob("out.checkpoints/*/clips-*.jsonl")))
+def test_a_killed_evaluation_goes_on_after_the_last_batch_that_was_whole(
+    run: Path, models: tuple[Path, Path], shards: Path, videos: Videos, tmp_path: Path
+):
+    out = tmp_path / "evaluation"
+    arguments = (*models, shards, out, SETTINGS, ignore, videos)
+    kills.run_and_kill(0, evaluate.evaluate, *arguments, root=tmp_path, after="clips-00001")
+    (kept,) = (tmp_path / "evaluation.answers").iterdir()
+    done = sorted(path.name for path in kept.glob("*.json"))
+    assert done == ["clips-00000.json", "drawn-U0108.json", "session-U0108-S0100.json"]
+    (kept / "session-U0108-S0100.json").unlink()  # as if it had been killed within that session
     lines: list[str] = []
-    settings = load_settings(tmp_path / "settings.toml", preset="tiny").evaluation
-    evaluate.evaluate(*models, shards, out, settings, progress=lines.append)
-    batches = -(-len(ShardReader(shards, "test")) // 4)
-    assert f"goes on: {left} of {batches} batches of clips are answered" in lines
-    assert not out.with_name("out.checkpoints").exists()
-    assert file_digest(out / "records.jsonl") == file_digest(run / "records.jsonl")
+    evaluate.evaluate(*arguments[:5], lines.append, videos)
+    assert lines[0].startswith("2 of ")
+    assert not any("drawn" in line or "clips-00000" in line for line in lines)
+    assert folder_digests(out) == folder_digests(run)
+    assert list(tmp_path.iterdir()) == [out]
 
 
-def test_the_base_answers_through_a_model_whose_adapter_is_off_as_by_itself(models, shards: Path):
-    reader = ShardReader(shards, "test")
-    samples = [reader.sample(number) for number in range(3)]
-    alone, tuned = (Predictor.load(models[0], adapter, OPENPACK, SETTINGS) for adapter in (None, models[1]))
-    by_itself = alone.answer_samples(samples)
-    assert tuned.without_adapter().answer_samples(samples) == by_itself
-    assert tuned.answer_samples(samples) != by_itself  # and it is on again
+def test_answers_of_other_models_or_settings_are_not_gone_on_with(models, shards: Path, tmp_path: Path):
+    asked = Asked(*models, shards, SETTINGS, "test", None)
+    other = replace(asked, settings=SETTINGS.model_copy(update={"hypotheses": 3}))
+    assert asked.key() != other.key()
+    assert asked.key() == replace(asked, settings=SETTINGS.model_copy(update={"processes": 2})).key()
+    stale = tmp_path / "evaluation.answers" / other.key() / "clips-00000.json"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("{}")
+    with answers(asked, tmp_path / "evaluation", ignore) as made:
+        assert not stale.exists()
+        assert sum(len(said[TUNED]) for _, said in made.clips()) == len(ShardReader(shards, "test"))
 
 
 def test_an_adapter_of_another_base_is_refused_and_what_was_there_stays(

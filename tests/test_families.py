@@ -22,6 +22,7 @@ from pipelines.common.vlm import tiny
 from pipelines.common.vlm.dialogue import ANSWER_PHRASES, Question, conclude
 from pipelines.common.vlm.encode import IGNORED, Encoder, to_device
 from pipelines.common.vlm.families import FAMILIES, Qwen3VL, by_model_type
+from pipelines.common.vlm.features import PairFeatures
 from pipelines.common.vlm.generate import generate
 from pipelines.common.vlm.load import Vlm, keep_frame_size, load
 from pipelines.common.vlm.lora import put_lora
@@ -218,6 +219,48 @@ def test_kept_features_stand_in_for_pixels(vlm: Vlm):
         plain = vlm.model(**vlm.encoder.collate(rows)).logits
         again = vlm.model(**to_device(vlm.encoder.collate(seen), CPU)).logits
     torch.testing.assert_close(plain, again, atol=1e-5, rtol=1e-4)
+
+
+def test_pairs_alone_and_in_another_order_give_the_features_of_the_clip(vlm: Vlm, monkeypatch):
+    """Equal ones are looked at once, and with an adapter on the tower not taken for those without it."""
+    asked = question(1)
+    order = [1, 2, 0]
+    shuffled = replace(asked, videos=tuple(asked.videos[i] for i in order))
+    rows, looks = vlm.encoder.encode([asked, shuffled]), []
+    (whole,) = vlm.encoder.see(vlm.model, rows[:1])
+    look = type(vlm.encoder.family).look
+
+    def counted(self, model, pixels, grid):
+        looks.append(pixels.numel())
+        return look(self, model, pixels, grid)
+
+    monkeypatch.setattr(type(vlm.encoder.family), "look", counted)
+    features = PairFeatures(vlm.model, vlm.encoder)
+    with features.kept():
+        first, second = features.fill(rows)
+        assert sum(looks) == rows[0].pixels.numel()
+        assert torch.equal(features.fill(rows[1:])[0].features, second.features)
+        assert sum(looks) == rows[0].pixels.numel()
+    features.fill(rows[:1])
+    assert sum(looks) == 2 * rows[0].pixels.numel()
+    torch.testing.assert_close(first.features, whole.features, atol=1e-5, rtol=1e-4)
+    parts = first.features.chunk(3)
+    assert torch.equal(second.features, torch.cat([parts[i] for i in order]))
+
+
+@pytest.mark.parametrize("vision", [True, False])
+def test_base_and_adapter_share_what_they_see_where_the_tower_is_not_tuned(family: str, vision: bool):
+    made = toy_families.make(family)
+    model = put_lora(made.model, LoraSettings(rank=2, vision=vision), gradient_checkpointing=False)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    features, rows = PairFeatures(model, made.encoder), made.encoder.encode([question(1)])
+    with features.kept():
+        (tuned,) = features.fill(rows)
+        with model.disable_adapter():
+            (base,) = features.fill(rows, adapted=False)
+    assert torch.equal(tuned.features, base.features) != vision
 
 
 def test_scores_over_a_shared_prefix_equal_naive_scores(vlm: Vlm):

@@ -27,7 +27,7 @@ def said(plan: Plan, free: float, total: float, config: Any = CONFIG) -> list[st
 
 def test_what_fits_is_let_through_and_told():
     assert said(T4_PLAN, T4, T4) == [
-        f"{T4_PLAN.estimate(CONFIG).total / GB:.1f} GB estimated, 15.8 GB free on Tesla T4"
+        f"the training: {T4_PLAN.estimate(CONFIG).total / GB:.1f} GB estimated, 15.8 GB free on Tesla T4"
     ]
 
 
@@ -42,7 +42,7 @@ def test_the_refusal_shows_every_part():
     with pytest.raises(SetupError) as error:
         said(T4_PLAN, 2 * GB, 2 * GB)
     assert "| 4-bit | bf16 | adapter | kept | transient | dequantised | context | **total** |" in str(error.value)
-    assert "| this training | 0.68 |" in str(error.value)
+    assert "| the training | 0.68 |" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_every_published_model_fits_a_t4_with_its_preset_and_not_one_of_half_its
     config = PUBLISHED[name]()
     (line,) = said(T4_PLAN, T4, T4, config)
     total = T4_PLAN.estimate(config).total
-    assert line.startswith(f"{total / GB:.1f} GB estimated")
+    assert line.startswith(f"the training: {total / GB:.1f} GB estimated")
     with pytest.raises(SetupError, match="the GPU is too small"):
         said(T4_PLAN, total / 2, total / 2, config)
 

@@ -9,7 +9,7 @@ from pipelines.common.vlm.published import PUBLISHED, llava_next_video_7b, qwen2
 from pipelines.common.vlm.settings import LoraSettings
 from pipelines.common.vlm.vram import CARDS, GB, comparison, markdown_table, models
 from pipelines.openpack.settings import PRESETS, load_settings
-from pipelines.openpack.vram import PRESET_CARDS, plan_of, preset_table
+from pipelines.openpack.vram import PRESET_CARDS, answer_parts, answer_table, plan_of, preset_table
 
 ARCHITECTURE = Path(__file__).parents[1] / "ARCHITECTURE.md"
 LORA = LoraSettings(vision=False)
@@ -41,6 +41,8 @@ def test_architecture_shows_what_the_functions_say(by_preset: str):
     assert markdown_table(comparison(qwen2_vl_2b(), LORA)) in text
     assert markdown_table(models(LORA)) in text
     assert by_preset in text
+    assert answer_table() in text
+    assert answer_parts() in text
 
 
 def test_the_command_prints_the_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -73,7 +73,9 @@ def _adapter(settings: AllSettings, lines: Lines) -> dg.AssetsDefinition:
         """QLoRA adapter on the base model, trained on the train split; checkpoints on the way, resumed when stopped."""
         _tell(context, lines("finetune"))
         base, shards, out = (paths.stage(name) for name in ("base_model", "shards", "adapter"))
-        report = trainer.run(context, "adapter", settings.finetune, base=str(base), shards=str(shards), out=str(out))
+        places = {"base": str(base), "shards": str(shards), "out": str(out)}
+        evaluation = settings.evaluation.model_dump_json()  # what it comes to is asked before hours of training
+        report = trainer.run(context, "adapter", settings.finetune, **places, evaluation=evaluation)
         return pages.result(paths, out, report["digest"], **_training(report))
 
     return adapter

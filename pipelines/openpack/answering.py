@@ -1,135 +1,140 @@
-"""The models of an evaluation at work: in this process, or on a CPU in several, each with a share of the work.
+"""The answers of an evaluation: work in parts that one or several processes do, each kept as soon as it is done.
 
-Belongs here: loading the models, and who answers what. What is answered (`arms`, `calibrate`, `whole_sessions`), in
-which order and what comes of it (`evaluate`) do not. One piece of work is a batch of clips or a session; which process
-does it changes nothing about its result.
+Belongs here: which process does a part, and where its answers are kept until the evaluation is whole. What parts are
+(`answer_work`) and what is made of the answers (`evaluate`) do not.
+
+Format of `<out>.answers/<key>/`, `key` a digest of all that answers depend on:
+
+    <part>.json             calibration-00000: a list of `Prediction.as_json`; clips-00000: {arm: list}; of
+                            sessions {name: {"frames", "truth": [[id, start, end]], "deviations",
+                            "windows": [[start, answer]]}}
+    <part>.<session>/       answers to the batches of its windows, while the part is not done
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Any
 
 from pipelines.common.errors import SetupError
-from pipelines.common.orphans import end_with_parent
-from pipelines.common.threads import one_thread
-from pipelines.openpack.arms import answer_batch
-from pipelines.openpack.baselines import Baselines
-from pipelines.openpack.calibrate import Calibration
-from pipelines.openpack.grammar import Grammar
-from pipelines.openpack.loader import ShardReader
-from pipelines.openpack.prediction import Prediction
-from pipelines.openpack.records import write_clip_records
-from pipelines.openpack.settings import EvaluationSettings
-from pipelines.openpack.splits import Split
+from pipelines.common.files import read_json, remove_folder
+from pipelines.common.orphans import bind_group, end_group, end_with_parent
+from pipelines.openpack.answer_work import Asked, Part, Worker, parts
+from pipelines.openpack.arms import GENERATED
+from pipelines.openpack.prediction import Generated, Prediction
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
-from pipelines.openpack.whole_sessions import Answered, SessionTask, Videos, answer_session
 
-if TYPE_CHECKING:
-    from pipelines.openpack.predict import Predictor
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Models:
-    """What is loaded to answer: folders of the stages, whose clips are answered, and with which settings."""
-
-    base: Path
-    adapter: Path
-    shards: Path
-    split: Split
-    settings: EvaluationSettings
-
-
-class Answerer:
-    """The tuned model and its base, which are one model in memory: the base answers with the adapter switched off."""
-
-    def __init__(self, models: Models) -> None:
-        from pipelines.openpack.predict import Predictor
-
-        self._models = models
-        taxonomy = Taxonomy.read(models.shards / LABELS)
-        self._tuned: Predictor = Predictor.load(models.base, models.adapter, taxonomy, models.settings)
-
-    @cached_property
-    def _validation(self) -> ShardReader:
-        return ShardReader(self._models.shards, "val")
-
-    @cached_property
-    def _clips(self) -> ShardReader:
-        return ShardReader(self._models.shards, self._models.split)
-
-    def validation(self, numbers: Sequence[int]) -> list[Prediction]:
-        """Uncalibrated answers to samples of the validation split, by number."""
-        return self._tuned.answer_samples([self._validation.sample(number) for number in numbers])
-
-    def batch(
-        self, file: Path, start: int, calibration: Calibration, baselines: Baselines, models: dict[str, str]
-    ) -> None:
-        """Writes the records of the batch of clips that begins with number `start` to `file`. The base answers
-        uncalibrated, as it is without this project."""
-        base, tuned = self._tuned.without_adapter(), self._tuned.calibrated(calibration)
-        records = answer_batch(base, tuned, baselines, self._clips, start, self._models.settings, models)
-        write_clip_records(file, records)
-
-    def session(self, task: SessionTask, calibration: Calibration, grammar: Grammar, videos: Videos) -> list[Answered]:
-        """One test session, or a user's sessions drawn once more, as a whole."""
-        return answer_session(self._tuned.calibrated(calibration), task, videos, self._clips.preparation, grammar)
-
-
-class Run(Protocol):
-    def __call__(self, work: Callable[..., T], arguments: Iterable[tuple]) -> Iterator[T]: ...
+Say = Callable[[str], None]
 
 
 @contextmanager
-def answering(models: Models) -> Iterator[Run]:
-    """A function that calls a method of `Answerer` with each of many arguments; results come in their order.
+def answers(asked: Asked, out: Path, say: Say) -> Iterator[Answers]:
+    """The answers to all parts, for the block; what was kept of them goes after it, unless it raised an error.
 
-    In `settings.processes` processes, which end with the block and with their parent. SetupError where one dies.
+    What an evaluation with the same key had answered before it ended is not answered again; answers of any other key
+    are deleted. SetupError where a process died.
     """
-    processes = models.settings.processes
-    if processes == 1:
-        answerer = Answerer(models)
+    root = out.with_name(f"{out.name}.answers")
+    kept = root / asked.key()
+    if root.is_dir():
+        for other in root.iterdir():
+            if other != kept:
+                remove_folder(other)
+    kept.mkdir(parents=True, exist_ok=True)
+    wanted = parts(asked)
+    todo = [part for part in wanted if not (kept / f"{part.name}.json").is_file()]
+    if len(todo) < len(wanted):
+        say(f"{len(wanted) - len(todo)} of {len(wanted)} parts were answered before")
+    for number, part in enumerate(_do(asked, kept, todo), len(wanted) - len(todo) + 1):
+        say(f"{part.name} answered, {number} of {len(wanted)}")
+    yield Answers(kept, wanted, Taxonomy.read(asked.shards / LABELS))
+    remove_folder(root)
 
-        def here(work: Callable[..., T], arguments: Iterable[tuple]) -> Iterator[T]:
-            return (work(answerer, *one) for one in arguments)
 
-        yield here
+@dataclass(frozen=True)
+class Answers:
+    """What was answered, in the order of the parts."""
+
+    folder: Path
+    parts: list[Part]
+    taxonomy: Taxonomy
+
+    def calibration(self) -> list[Prediction]:
+        return [Prediction.of_json(row, self.taxonomy) for _, rows in self._of("calibration") for row in rows]
+
+    def clips(self) -> Iterator[tuple[Part, dict[str, list[Prediction | Generated]]]]:
+        """For each batch of test clips its answers by arm, as `arms.arm_answers` gives them."""
+        for part, arms in self._of("clips"):
+            yield part, {arm: [self._answer(arm, row) for row in rows] for arm, rows in arms.items()}
+
+    def sessions(self) -> Iterator[tuple[str, bool, dict[str, Any]]]:
+        """(user/session, whether it was drawn with deviations, its answers), the recorded ones first."""
+        for kind in ("session", "drawn"):
+            for part, rows in self._of(kind):
+                for session, row in rows.items():
+                    yield f"{part.user}/{session}", kind == "drawn", row
+
+    def _answer(self, arm: str, row: dict[str, Any]) -> Prediction | Generated:
+        return Generated.of_json(row) if arm == GENERATED else Prediction.of_json(row, self.taxonomy)
+
+    def _of(self, kind: str) -> Iterator[tuple[Part, Any]]:
+        for part in self.parts:
+            if part.kind == kind:
+                yield part, read_json(self.folder / f"{part.name}.json")
+
+
+# --- who does it ---
+
+
+def _do(asked: Asked, kept: Path, todo: Sequence[Part]) -> Iterator[Part]:
+    """Does the parts, in as many processes as the settings ask for; each as soon as it is kept."""
+    from pipelines.common.vlm.load import pick_device
+
+    count = min(asked.settings.processes, len(todo)) if pick_device(asked.settings.device).type == "cpu" else 1
+    if count <= 1:
+        worker = Worker(asked, kept)
+        for part, ready in worker.prepared(todo):
+            worker.do(part, ready)
+            yield part
         return
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), _start, (models,))
-
-    def there(work: Callable[..., T], arguments: Iterable[tuple]) -> Iterator[T]:
-        futures: list[Future[T]] = [pool.submit(_work, work, one) for one in arguments]
-        for future in futures:
-            yield future.result()
-
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _start, (asked, kept))
+    futures = {pool.submit(_one, part): part for part in todo}
     try:
-        yield there
-    except BrokenProcessPool as error:
-        cure = "Look for a lack of memory; the next run goes on from the batches that are answered."
-        raise SetupError(f"one of {processes} processes that answer died", cure=cure) from error
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+    except BrokenExecutor:
+        cure = "Look for a killed or starved process (memory?), then run again: what is answered stays answered."
+        raise SetupError("a process that answered died", file=kept, cure=cure) from None
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # what is not done is not wanted any more: its processes end at once, whatever they are at
+        pids = list(pool._processes or {})  # pyright: ignore[reportPrivateUsage]
+        unfinished = not all(future.done() for future in futures)
+        pool.shutdown(wait=not unfinished, cancel_futures=True)
+        if unfinished:
+            for pid in pids:
+                end_group(pid)
 
 
-_answerer: Answerer | None = None
+_worker: Worker | None = None
 
 
-def _start(models: Models) -> None:
-    global _answerer
+def _start(asked: Asked, kept: Path) -> None:
+    global _worker
+    bind_group()
     end_with_parent()
-    one_thread()
-    _answerer = Answerer(models)
+    import torch
+
+    torch.set_num_threads(1)
+    _worker = Worker(asked, kept)
 
 
-def _work(work: Callable[..., T], arguments: tuple) -> T:
-    assert _answerer is not None
-    return work(_answerer, *arguments)
+def _one(part: Part) -> None:
+    assert _worker is not None
+    for ready in _worker.prepared([part]):
+        _worker.do(*ready)

@@ -26,16 +26,16 @@ import numpy as np
 from pipelines.common.errors import DataError
 from pipelines.common.files import digest
 from pipelines.openpack.baselines import Baselines
-from pipelines.openpack.loader import Sample, ShardReader
+from pipelines.openpack.loader import Sample
 from pipelines.openpack.metrics import BASE, TUNED
 from pipelines.openpack.prediction import Generated, Prediction
 from pipelines.openpack.prompt import prompt_text
 from pipelines.openpack.records import ClipRecord, Confidence, Posterior, Reading, reading
-from pipelines.openpack.settings import EvaluationSettings
 from pipelines.openpack.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from pipelines.common.vlm.dialogue import Question
+    from pipelines.openpack.calibrate import Calibration
 
 UNCALIBRATED, GENERATED = "finetuned_uncalibrated", "finetuned_generated"
 BLIND, SHUFFLED, UNIFORM = "blind", "shuffled_frames", "uniform_frames"
@@ -53,35 +53,49 @@ class Answerer(Protocol):
     def generate(self, clip_ids: Sequence[str], questions: Sequence[Question]) -> list[Generated]: ...
 
 
-def answer_batch(
-    base: Answerer,
-    tuned: Answerer,
-    baselines: Baselines,
-    test: ShardReader,
-    start: int,
-    settings: EvaluationSettings,
-    models: Mapping[str, str],
-) -> list[ClipRecord]:
-    """Records of the batch of test clips that begins with number `start`, arm by arm for each clip.
+def arm_questions(batch: Sequence[Sample], size: int | None, taxonomy: Taxonomy) -> dict[str, list[Question]]:
+    """What is asked about samples in every arm, as `shown_frames` says. Each clip is decoded once for all arms."""
+    shown = [shown_frames(sample, size, taxonomy) for sample in batch]
+    return {arm: [one[arm] for one in shown] for arm in shown[0]}
 
-    The transition table is given the operation of `tuned`. `models` says for BASE and TUNED which weights answered.
-    Each clip is decoded once for all arms.
-    """
-    taxonomy = baselines.taxonomy
-    batch = [test.sample(index) for index in range(start, min(start + settings.batch_size, len(test)))]
-    keys = [sample.key for sample in batch]
-    shown = [shown_frames(sample, tuned.size, taxonomy) for sample in batch]
-    questions = {arm: [one[arm] for one in shown] for arm in shown[0]}
-    scored = {arm: tuned.answer(keys, asked) for arm, asked in questions.items()}
-    said: dict[str, Sequence[Prediction | Generated]] = {BASE: base.answer(keys, questions[TUNED]), **scored}
-    if settings.generate:
+
+def arm_answers(
+    base: Answerer, tuned: Answerer, keys: Sequence[str], questions: Mapping[str, Sequence[Question]], *, generate: bool
+) -> dict[str, Sequence[Prediction | Generated]]:
+    """What the models say to `arm_questions` about the clips `keys`, one answer each in every arm."""
+    said: dict[str, Sequence[Prediction | Generated]] = {BASE: base.answer(keys, questions[TUNED])}
+    said |= {arm: tuned.answer(keys, asked) for arm, asked in questions.items()}
+    if generate:
         said[GENERATED] = tuned.generate(keys, questions[TUNED])
-    records: list[ClipRecord] = []
-    for index, sample in enumerate(batch):
-        answers = {arm: rows[index] for arm, rows in said.items()}
-        guesses = baselines.answers(sample.clip, scored[TUNED][index].operation)
-        records += _records(sample, answers, guesses, models, taxonomy, first=start + index < settings.clips)
-    return records
+    return said
+
+
+def calibrated(
+    said: Mapping[str, Sequence[Prediction | Generated]], calibration: Calibration
+) -> dict[str, list[Prediction | Generated]]:
+    """The tuned model's answers after its calibration; the base answers uncalibrated, as it is without this project."""
+
+    def one(arm: str, answer: Prediction | Generated) -> Prediction | Generated:
+        return answer.calibrated(calibration) if isinstance(answer, Prediction) and arm != BASE else answer
+
+    return {arm: [one(arm, answer) for answer in answers] for arm, answers in said.items()}
+
+
+def clip_records(
+    sample: Sample,
+    said: Mapping[str, Prediction | Generated],
+    baselines: Baselines,
+    models: Mapping[str, str],
+    *,
+    first: bool,
+) -> Iterator[ClipRecord]:
+    """Records of a test clip, arm by arm. The transition table is given the operation of the tuned model. `models` says
+    for BASE and TUNED which weights answered."""
+    tuned = said[TUNED]
+    assert isinstance(tuned, Prediction)
+    yield from _records(
+        sample, said, baselines.answers(sample.clip, tuned.operation), models, baselines.taxonomy, first=first
+    )
 
 
 def shown_frames(sample: Sample, size: int | None, taxonomy: Taxonomy) -> dict[str, Question]:

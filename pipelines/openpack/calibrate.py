@@ -23,6 +23,7 @@ from pipelines.common.posteriors import fit, fuse, temper
 from pipelines.common.settings import Settings
 from pipelines.openpack.clip_plan import Clip, Target
 from pipelines.openpack.loader import ShardReader, read_manifest
+from pipelines.openpack.settings import EvaluationSettings
 from pipelines.openpack.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -93,33 +94,41 @@ def smoothed(counts: Counter[tuple[int, int]], ids: Sequence[int]) -> Transition
 
 
 def calibrate(
-    answers: Answers,
-    shards: Path,
+    answers: Sequence[Prediction],
     settings: EvaluationSettings,
-    taxonomy: Taxonomy,
+    shards: Path,
     transitions: Transitions,
+    taxonomy: Taxonomy,
     progress: Say = print,
 ) -> Calibration:
-    """Has validation clips answered, spread over the split, and fits a calibration to the raw posteriors.
+    """Fits a calibration to `answers`, the raw ones to the clips of `calibration_batches`.
 
     `answers` gives the answers to batches of them. `transitions` are those of the shards' train split. Where validation
     says too little the calibration changes nothing and says why. DataError for a damaged shard of the split.
     """
-    chosen: list[int] = []
-    reader = None
-    if settings.calibration_clips and read_manifest(shards)["splits"]["val"]["samples"]:
-        reader = ShardReader(shards, "val")
-        count = min(settings.calibration_clips, len(reader))
-        chosen = np.linspace(0, len(reader) - 1, count).round().astype(int).tolist()
-    targets = [reader.sample(index).clip.target for index in chosen] if reader else []
-    predictions: list[Prediction] = []
-    if reader and not _too_little(targets, taxonomy):
-        size = settings.batch_size
-        for batch in answers([chosen[start : start + size] for start in range(0, len(chosen), size)]):
-            predictions += batch
-    made = fit_calibration(predictions, targets, transitions, taxonomy)
+    targets, _ = _chosen(settings, shards)
+    made = fit_calibration(answers, targets, transitions, taxonomy)
     progress(_line(made))
     return made
+
+
+def calibration_batches(settings: EvaluationSettings, shards: Path, taxonomy: Taxonomy) -> list[list[int]]:
+    """Numbers of the validation clips to calibrate on, spread over the split, batch by batch; none where their labels
+    say too little. DataError for a damaged shard of the split."""
+    targets, chosen = _chosen(settings, shards)
+    if _too_little(targets, taxonomy):
+        return []
+    return [chosen[start : start + settings.batch_size] for start in range(0, len(chosen), settings.batch_size)]
+
+
+def _chosen(settings: EvaluationSettings, shards: Path) -> tuple[list[Target], list[int]]:
+    """Validation clips that the settings ask for: what is true of each, and its number in the split."""
+    if not (settings.calibration_clips and read_manifest(shards)["splits"]["val"]["samples"]):
+        return [], []
+    reader = ShardReader(shards, "val")
+    count = min(settings.calibration_clips, len(reader))
+    chosen = np.linspace(0, len(reader) - 1, count).round().astype(int).tolist()
+    return [reader.sample(index).clip.target for index in chosen], chosen
 
 
 def fit_calibration(

@@ -1,12 +1,10 @@
 """Stage `evaluation`: base, tuned model, controls and baselines answer all test clips; answers become figures.
 
-Belongs here: the order of things, and the files. Who answers (`answering`, `arms`), what is counted (`metrics`,
-`summary`), what a record holds (`records`), whole sessions (`whole_sessions`), what a person gets to read (`report`)
-and how a model answers (`predict`, the code of the service) do not. Test clips are answered and scored and touch no
-choice: baselines and transitions are counted on the train split, the grammar on its sessions; calibration and
-thresholds are chosen on the validation split.
-
-A run that was killed goes on: batches of clips that are answered lie in `<out>.checkpoints/<key>/` until it has ended.
+Belongs here: the order of things, and the files. Who answers (`arms`), in which processes (`answering`), what is
+counted (`metrics`, `summary`), what a record holds (`records`), whole sessions (`whole_sessions`), what a person gets
+to read (`report`) and how a model answers (`predict`, the code of the service) do not. Test clips are answered and
+scored and touch no choice: baselines and transitions are counted on the train split, the grammar on its sessions;
+calibration and thresholds are chosen on the validation split.
 
 Format of `<out>/`, free of times, so that the same answers give the same bytes:
 
@@ -27,37 +25,37 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.common.console import run
 from pipelines.common.errors import DataError
-from pipelines.common.files import atomic_folder, checkpoint_folder, digest, write_json, write_jsonl
+from pipelines.common.files import atomic_folder, write_json, write_jsonl
 from pipelines.common.locks import output_lock
 from pipelines.common.storage import local_folder
-from pipelines.openpack.answering import Answerer, Models, Run, answering
+from pipelines.openpack.answer_work import Asked
+from pipelines.openpack.answering import Answers, answers
+from pipelines.openpack.arms import calibrated, clip_records
 from pipelines.openpack.baselines import Baselines, fit
 from pipelines.openpack.calibrate import CALIBRATION, Calibration, calibrate, count_transitions
 from pipelines.openpack.effective import in_effect
-from pipelines.openpack.finetune import ADAPTER, Adapter, read_adapter
-from pipelines.openpack.grammar import GRAMMAR, Grammar
+from pipelines.openpack.finetune import ADAPTER, Adapter, read_adapter, require_room_to_answer
+from pipelines.openpack.grammar import GRAMMAR
 from pipelines.openpack.loader import ShardReader, read_manifest
 from pipelines.openpack.metrics import BASE, BRIEF_METRICS, TUNED
-from pipelines.openpack.prediction import Prediction
 from pipelines.openpack.preparation import PREPARATION, Preparation, read_preparation, require_same
 from pipelines.openpack.pretrain import BaseModel, read_base, recorded_model
 from pipelines.openpack.records import ClipRecord, read_clip_records, write_clip_records
 from pipelines.openpack.report import PAGE, write_page
-from pipelines.openpack.settings import STAGE_VERSIONS, EvaluationSettings
+from pipelines.openpack.settings import EvaluationSettings
 from pipelines.openpack.splits import Split
 from pipelines.openpack.summary import report_figures
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
-from pipelines.openpack.whole_sessions import Answered, Videos, learn_grammar, session_figures, session_tasks
+from pipelines.openpack.whole_sessions import Videos, as_answered, learn_grammar, session_figures
 
 RECORDS, REPORT, RESULTS, SETTINGS = "records.jsonl", "report.json", "results.json", "settings.json"
 TIMELINES = "timelines.jsonl"
-VERSION = STAGE_VERSIONS["evaluation"]
 
 Say = Callable[[str], None]
 
@@ -78,8 +76,9 @@ def evaluate(
     `videos` of them. `split` is whose clips are answered: `val` is for choosing settings, and its figures are no
     result, since the calibration was fitted on its clips. DataError where the adapter is another base's or was trained
     on clips that were prepared in another way, where a shard is damaged, where there is no clip to train on or to
-    answer, or where a video is missing; `out` stays as it was. Waits while
-    another process writes there.
+    answer, or where a video is missing; SetupError where the model does not fit its GPU. `out` then stays as it was,
+    and what was answered until then is kept beside it, for the next evaluation of the same: see `answering`. Waits
+    while another process writes there.
     """
     with output_lock(out, progress):
         return _evaluate(base, adapter, shards, out, settings, progress, videos, split)
@@ -95,10 +94,13 @@ def _evaluate(
     videos: Videos | None,
     split: Split,
 ) -> dict[str, Any]:
+    from pipelines.common.vlm.lora import read_lora
+
     base_model, tuned = read_base(base), read_adapter(adapter)
     if tuned.base_digest != base_model.digest:
         what = f"it was trained on {tuned.base} ({tuned.base_digest}), here is {base_model.name} ({base_model.digest})"
         raise DataError(what, file=adapter / ADAPTER, cure="Train an adapter on this base, or name its own base.")
+    require_room_to_answer(base, settings, read_lora(adapter), progress)
     test, taxonomy = ShardReader(shards, split), Taxonomy.read(shards / LABELS)
     require_same(
         test.preparation,
@@ -108,47 +110,39 @@ def _evaluate(
         "Train an adapter on these shards, or name its own shards.",
     )
     run = _run(base_model, tuned, test.preparation, shards, taxonomy, split, settings)
-    weights = {BASE: base_model.digest, TUNED: f"{base_model.digest}+{tuned.digest}"}
+    models = {BASE: base_model.digest, TUNED: f"{base_model.digest}+{tuned.digest}"}
     grammar = learn_grammar(shards, taxonomy)
-    models = Models(base, adapter, shards, split, settings)
-    with checkpoint_folder(out, _key(shards, weights, settings, split)) as done, answering(models) as answer:
-        baselines, calibration = _fitted(answer, done, shards, taxonomy, settings, progress)
-        records = _answer_clips(answer, done, len(test), calibration, baselines, weights, settings, progress)
-        whole = _answer_sessions(answer, shards, calibration, grammar, videos, settings, progress) if videos else []
-        return _write(out, records, whole, grammar, calibration, taxonomy, test, shards, settings, run, progress)
-
-
-def _write(
-    out: Path,
-    records: list[ClipRecord],
-    whole: list[Answered],
-    grammar: Grammar,
-    calibration: Calibration,
-    taxonomy: Taxonomy,
-    test: ShardReader,
-    shards: Path,
-    settings: EvaluationSettings,
-    run: dict[str, Any],
-    progress: Say,
-) -> dict[str, Any]:
-    """The folder that the module describes, and the report."""
-    sessions = session_figures(whole, shards, grammar)
-    report = {**report_figures(records, taxonomy), "whole_sessions": sessions, "run": run}
-    with atomic_folder(out) as folder:
-        write_clip_records(folder / RECORDS, records)
-        write_json(folder / REPORT, report)
-        write_json(folder / RESULTS, results(report))
-        write_json(folder / LABELS, taxonomy.as_json())
-        test.preparation.save(folder / PREPARATION)
-        write_jsonl(folder / TIMELINES, [one.as_row() for one in whole])
-        calibration.save(folder / CALIBRATION)
-        grammar.save(folder / GRAMMAR)
-        settings.save(folder / SETTINGS)
-        write_page(folder / PAGE, report, records, taxonomy, test, whole)
+    train = ShardReader(shards, "train")
+    clips = [train.sample(index).clip for index in range(len(train))]
+    baselines = fit((clip.target for clip in clips), taxonomy)
+    asked = Asked(base, adapter, shards, settings, split, videos)
+    with answers(asked, out, progress) as answered:
+        transitions = count_transitions(clips, taxonomy)
+        calibration = calibrate(answered.calibration(), settings, shards, transitions, taxonomy, progress)
+        records = list(_records(answered, calibration, baselines, test, settings, models))
+        whole = [
+            as_answered(
+                name, planted, row, calibration, grammar, taxonomy, settings.timeline, test.preparation.clip_format
+            )
+            for name, planted, row in answered.sessions()
+        ]
+        sessions = session_figures(whole, shards, grammar)
+        report = {**report_figures(records, taxonomy), "whole_sessions": sessions, "run": run}
+        with atomic_folder(out) as folder:
+            write_clip_records(folder / RECORDS, records)
+            write_json(folder / REPORT, report)
+            write_json(folder / RESULTS, results(report))
+            write_json(folder / LABELS, taxonomy.as_json())
+            test.preparation.save(folder / PREPARATION)
+            write_jsonl(folder / TIMELINES, [one.as_row() for one in whole])
+            calibration.save(folder / CALIBRATION)
+            grammar.save(folder / GRAMMAR)
+            settings.save(folder / SETTINGS)
+            write_page(folder / PAGE, report, records, taxonomy, test, whole)
     if sessions["mean"]:
         progress(f"timelines of {len(sessions['timelines'])} test sessions: {json.dumps(sessions['mean']['decoded'])}")
     for arm in (BASE, TUNED):
-        progress(f"{arm} on all {len(test)} {run['split']} clips: {json.dumps(report['all_clips'][arm])}")
+        progress(f"{arm} on all {len(test)} {split} clips: {json.dumps(report['all_clips'][arm])}")
     return report
 
 
@@ -158,68 +152,20 @@ def results(report: Mapping[str, Any]) -> dict[str, Any]:
     return {**models, "run": report["run"]}
 
 
-def _key(shards: Path, weights: Mapping[str, str], settings: EvaluationSettings, split: Split) -> str:
-    """What answers that a killed run left belong to."""
-    data = [shard["digest"] for part in read_manifest(shards)["splits"].values() for shard in part["shards"]]
-    prepared = read_preparation(shards, "shards").digest()
-    return digest([VERSION, settings.digest(), dict(weights), split, data, prepared])
-
-
-def _fitted(
-    answer: Run, done: Path, shards: Path, taxonomy: Taxonomy, settings: EvaluationSettings, progress: Say
-) -> tuple[Baselines, Calibration]:
-    """All that is fitted, on training and validation clips: the baselines and the calibration."""
-    train = ShardReader(shards, "train")
-    clips = [train.sample(index).clip for index in range(len(train))]
-    if not (done / CALIBRATION).is_file():
-
-        def answers(batches: Sequence[Sequence[int]]) -> Iterator[list[Prediction]]:
-            return answer(Answerer.validation, [(batch,) for batch in batches])
-
-        made = calibrate(answers, shards, settings, taxonomy, count_transitions(clips, taxonomy), progress)
-        done.mkdir(parents=True, exist_ok=True)
-        made.save(done / CALIBRATION)
-    return fit((clip.target for clip in clips), taxonomy), Calibration.load(done / CALIBRATION)
-
-
-def _answer_clips(
-    answer: Run,
-    done: Path,
-    clips: int,
+def _records(
+    answered: Answers,
     calibration: Calibration,
     baselines: Baselines,
-    weights: Mapping[str, str],
+    test: ShardReader,
     settings: EvaluationSettings,
-    progress: Say,
-) -> list[ClipRecord]:
-    """Records of all clips. Each batch is a file of `done` as soon as it is answered, and is not answered again."""
-    files = {start: done / f"clips-{start:06d}.jsonl" for start in range(0, clips, settings.batch_size)}
-    left = [start for start, file in files.items() if not file.is_file()]
-    if len(left) < len(files):
-        progress(f"goes on: {len(files) - len(left)} of {len(files)} batches of clips are answered")
-    done.mkdir(parents=True, exist_ok=True)
-    batches = answer(Answerer.batch, [(files[start], start, calibration, baselines, dict(weights)) for start in left])
-    for start, _ in zip(left, batches, strict=True):
-        progress(f"{min(start + settings.batch_size, clips)} of {clips} clips answered")
-    return [record for file in files.values() for record in read_clip_records(file)]
-
-
-def _answer_sessions(
-    answer: Run,
-    shards: Path,
-    calibration: Calibration,
-    grammar: Grammar,
-    videos: Videos,
-    settings: EvaluationSettings,
-    progress: Say,
-) -> list[Answered]:
-    tasks = session_tasks(shards, settings.timeline)
-    whole: list[Answered] = []
-    answered = answer(Answerer.session, [(task, calibration, grammar, videos) for task in tasks])
-    for task, sessions in zip(tasks, answered, strict=True):
-        whole += sessions
-        progress(f"{task}: answered as a whole")
-    return whole
+    models: Mapping[str, str],
+) -> Iterator[ClipRecord]:
+    """Records of all test clips."""
+    for part, said in answered.clips():
+        after = calibrated(said, calibration)
+        for place, number in enumerate(part.numbers):
+            one = {arm: rows[place] for arm, rows in after.items()}
+            yield from clip_records(test.sample(number), one, baselines, models, first=number < settings.clips)
 
 
 def _run(

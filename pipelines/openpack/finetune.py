@@ -28,7 +28,7 @@ from pipelines.openpack.loader import ShardReader, order, read_manifest
 from pipelines.openpack.model_card import model_card
 from pipelines.openpack.preparation import PREPARATION, read_preparation
 from pipelines.openpack.pretrain import BaseModel, read_base, recorded_model
-from pipelines.openpack.settings import STAGE_VERSIONS, FinetuneSettings
+from pipelines.openpack.settings import STAGE_VERSIONS, EvaluationSettings, FinetuneSettings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pipelines.common.vlm.load import Vlm
     from pipelines.common.vlm.ranks import Ranks
     from pipelines.common.vlm.room import Plan
+    from pipelines.common.vlm.settings import LoraSettings
 
 VERSION = STAGE_VERSIONS["adapter"]
 KEPT_BYTES = 2**29  # in all workers of a process, where all that a model sees fits: decoded once instead of each epoch
@@ -60,17 +61,27 @@ class Adapter:
     losses: list[tuple[int, float]]
 
 
-def finetune(base: Path, shards: Path, out: Path, settings: FinetuneSettings, progress: Say = print) -> Adapter:
+def finetune(
+    base: Path,
+    shards: Path,
+    out: Path,
+    settings: FinetuneSettings,
+    progress: Say = print,
+    evaluation: EvaluationSettings | None = None,
+) -> Adapter:
     """Trains the adapter and writes it to `out`; goes on from the last checkpoint of the same settings and data.
 
     In `settings.processes` processes alike, each with its share of every step; this one writes and tells. It starts the
     others, unless a launcher has. SetupError, before weights are read, where the GPU is missing, busy or too small,
-    where the model takes no pictures of their size, or where a launcher has started another number of processes.
-    DataError where clips are longer than the embedded model can count. Waits while another training writes to `out`.
+    where the model takes no pictures of their size, or where a launcher has started another number of processes; with
+    `evaluation` also where the adapter could then not be evaluated by these settings. DataError where clips are longer
+    than the embedded model can count. Waits while another training writes to `out`.
     """
     from pipelines.common.vlm.ranks import started_first, together
 
     _require_length(base, shards)
+    if evaluation:
+        require_room_to_answer(base, evaluation, settings.lora, progress)
     others = partial(_train, base, shards, out, settings, _nothing)
     with output_lock(out, progress) if started_first() else nullcontext(), together(settings.processes, others):
         _train(base, shards, out, settings, progress)
@@ -144,6 +155,14 @@ def _require_room(base: Path, shards: Path, settings: FinetuneSettings, tell: Sa
     tell(f"clips of {clip_format.told()}; the model sees {side}×{side}")
     require_room(place, plan_of(settings, side), settings.device, tell)
     return side
+
+
+def require_room_to_answer(base: Path, evaluation: EvaluationSettings, lora: LoraSettings, tell: Say) -> None:
+    """SetupError where an adapter with `lora` on this base cannot be evaluated on the GPU that is there."""
+    from pipelines.common.vlm.room import require_room
+    from pipelines.openpack.vram import answer_plan_of
+
+    require_room(read_base(base).place(base), answer_plan_of(evaluation, lora), evaluation.device, tell)
 
 
 def _model(base: Path, settings: FinetuneSettings) -> tuple[Vlm, Any]:
@@ -330,7 +349,8 @@ def main() -> None:
     arguments = parser.parse_args()
     base, shards = local_folder(arguments.base), local_folder(arguments.shards)
     chosen = {"path": arguments.settings, "preset": arguments.preset, "model": recorded_model(base)}
-    finetune(base, shards, arguments.out, in_effect("finetune", **chosen).finetune)
+    made = in_effect("finetune", **chosen)
+    finetune(base, shards, arguments.out, made.finetune, evaluation=made.evaluation)
 
 
 if __name__ == "__main__":

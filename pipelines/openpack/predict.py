@@ -16,6 +16,7 @@ import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from PIL import Image
 from pipelines.common.console import run
 from pipelines.common.vlm.augment import augment
 from pipelines.common.vlm.dialogue import Answer, Question
+from pipelines.common.vlm.features import PairFeatures
 from pipelines.common.vlm.generate import generate
+from pipelines.common.vlm.halving import Halving
 from pipelines.common.vlm.load import Vlm, cpu_threads, load
 from pipelines.common.vlm.score import Scored, average, score
 from pipelines.common.vlm.settings import AugmentSettings
@@ -51,10 +54,13 @@ class Predictor:
         settings: EvaluationSettings,
         calibration: Calibration | None = None,
         *,
-        adapter_on: bool = True,
+        adapted: bool = True,
+        features: PairFeatures | None = None,
     ) -> None:
         self.vlm, self.taxonomy, self.settings, self.calibration = vlm, taxonomy, settings, calibration
-        self._adapter_on = adapter_on
+        self._adapted, self._features = adapted, features or PairFeatures(vlm.model, vlm.encoder)
+        cure = "Set `[evaluation] hypotheses` or `views` lower, or take a smaller model or a larger GPU."
+        self._answered = Halving(self._averaged, settings.batch_size, cure)
         self.size = model_size(vlm.encoder.processor)
 
     @classmethod
@@ -77,18 +83,25 @@ class Predictor:
 
     def calibrated(self, calibration: Calibration) -> Predictor:
         """The same model with that calibration."""
-        return Predictor(self.vlm, self.taxonomy, self.settings, calibration, adapter_on=self._adapter_on)
+        return Predictor(
+            self.vlm, self.taxonomy, self.settings, calibration, adapted=self._adapted, features=self._features
+        )
 
     def without_adapter(self) -> Predictor:
-        """The base of a model that was loaded with an adapter, uncalibrated; its weights are in memory once."""
-        return Predictor(self.vlm, self.taxonomy, self.settings, adapter_on=False)
+        """The base of the same loaded model: its weights are in memory once, its adapter is switched off while this one
+        answers. No calibration, since that is the tuned model's."""
+        return Predictor(self.vlm, self.taxonomy, self.settings, adapted=False, features=self._features)
+
+    def pictures_kept(self) -> AbstractContextManager[None]:
+        """Within the block pictures that were looked at, also without the adapter, are not looked at again."""
+        return self._features.kept()
 
     def answer(self, clip_ids: Sequence[str], questions: Sequence[Question]) -> list[Prediction]:
-        """One prediction a question, in order, in batches of the settings' size; each from all views of its clip."""
-        made = []
-        for batch in self._batches(questions):
-            views = [self._score(batch, number) for number in range(self.settings.views)]
-            made += [average(scored) for scored in zip(*views, strict=True)]
+        """One prediction a question, in order, in batches of the settings' size; each from all views of its clip.
+
+        Where memory runs out, in batches of half the size from then on.
+        """
+        made = self._answered(questions)
         predictions = [Prediction.of(*one, self.taxonomy) for one in zip(clip_ids, made, strict=True)]
         return [one.calibrated(self.calibration) if self.calibration else one for one in predictions]
 
@@ -110,14 +123,24 @@ class Predictor:
         size = self.settings.batch_size
         return [questions[start : start + size] for start in range(0, len(questions), size)]
 
+    def _averaged(self, questions: Sequence[Question]) -> list[Scored]:
+        views = [self._score(questions, number) for number in range(self.settings.views)]
+        return [average(scored) for scored in zip(*views, strict=True)]
+
     def _score(self, questions: Sequence[Question], view: int) -> list[Scored]:
         seen = [_seen(question, view, self.settings.augment) for question in questions]
         with self._weights():
-            return score(self.vlm, seen, self.taxonomy.codes, hypotheses=self.settings.hypotheses)
+            return score(
+                self.vlm,
+                seen,
+                self.taxonomy.codes,
+                hypotheses=self.settings.hypotheses,
+                features=partial(self._features.fill, adapted=self._adapted),
+            )
 
     def _weights(self) -> AbstractContextManager[None]:
         """For the block the model answers with these weights."""
-        return nullcontext() if self._adapter_on else self.vlm.model.disable_adapter()
+        return nullcontext() if self._adapted else self.vlm.model.disable_adapter()
 
     def answer_video(self, path: Path, clip_id: str, preparation: Preparation) -> Prediction:
         """The answer for the first clip of any video that ffmpeg reads; DataError for anything else."""

@@ -6,6 +6,7 @@ not.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,30 @@ class Prediction:
         answer = brief_answer(self.taxonomy, self.clip_id, self.operation, self.start, self.end, self.next)
         return {**answer, "confidence": round(min(1.0, self.confidence), 4)}
 
+    def as_json(self) -> dict[str, Any]:
+        """Everything but `taxonomy` and `raw`, for `of_json`."""
+        return {
+            "clip_id": self.clip_id,
+            "answer": [self.operation, self.start, self.end, self.next],
+            "seen": [[*stretch, _texts(shares)] for stretch, shares in self.seen.items()],
+            "what": _texts(self.what),
+            "span": [[*span, share] for span, share in self.span.items()],
+            "next_share": _texts(self.next_share),
+        }
+
+    @classmethod
+    def of_json(cls, row: Mapping[str, Any], taxonomy: Taxonomy) -> Prediction:
+        """The same, to the last bit."""
+        return cls(
+            row["clip_id"],
+            *row["answer"],
+            seen={(start, end): _numbers(shares) for start, end, shares in row["seen"]},
+            what=_numbers(row["what"]),
+            span={(start, end): share for start, end, share in row["span"]},
+            next_share=_numbers(row["next_share"]),
+            taxonomy=taxonomy,
+        )
+
     def calibrated(self, calibration: Calibration) -> Prediction:
         """The answer of the calibrated posteriors; the segment stays."""
         what, following = calibration.apply(self.what, self.next_share)
@@ -80,6 +105,13 @@ class Generated:
     text: str
     target: Target | None
 
+    def as_json(self) -> dict[str, Any]:
+        return {"clip_id": self.clip_id, "text": self.text, "target": self.target and self.target.model_dump()}
+
+    @classmethod
+    def of_json(cls, row: Mapping[str, Any]) -> Generated:
+        return cls(row["clip_id"], row["text"], row["target"] and Target(**row["target"]))
+
     @classmethod
     def of(cls, clip_id: str, text: str, question: Question, taxonomy: Taxonomy) -> Generated:
         said = parse_answer(text)
@@ -88,3 +120,11 @@ class Generated:
         found = conclude(said.seen, question.bounds)
         operation, following = (taxonomy.by_code(code).id for code in (found.what, found.next or said.next))
         return cls(clip_id, text, Target(operation=operation, start=found.start, end=found.end, next=following))
+
+
+def _texts(shares: Mapping[int, float]) -> dict[str, float]:
+    return {str(op_id): share for op_id, share in shares.items()}
+
+
+def _numbers(shares: Mapping[str, float]) -> dict[int, float]:
+    return {int(op_id): share for op_id, share in shares.items()}

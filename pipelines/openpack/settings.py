@@ -30,7 +30,7 @@ STAGE_VERSIONS: dict[str, str] = {
     "shards": "6",
     "base_model": "6",
     "adapter": "7",
-    "evaluation": "7",
+    "evaluation": "8",
     "bento": "6",
 }
 
@@ -225,7 +225,7 @@ class EvaluationSettings(Settings):
     calibration_clips: int = Field(default=300, ge=0)
     generate: bool = False  # also let the tuned model write its answers: an arm of the report, as long as all others
     batch_size: int = 8
-    # that answer side by side, each with a share of the batches and sessions; on a CPU, where one process fills a core
+    # that answer side by side on a CPU, each with one thread and a model of its own; a GPU is filled by one
     processes: int = Field(default=1, ge=1)
     quantization: Quantization = "nf4"
     device: Device = "auto"

@@ -21,7 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.common.clip_format import ClipFormat
 from pipelines.common.console import run
+from pipelines.common.prefetch import prefetched
 from pipelines.openpack.calibrate import Calibration
 from pipelines.openpack.decode import Decoded, Window, decode, described, gather
 from pipelines.openpack.grammar import GRAMMAR, Grammar
@@ -42,7 +44,10 @@ from pipelines.openpack.time_study import as_csv, time_study
 from pipelines.openpack.windows import Video, starts
 
 if TYPE_CHECKING:
+    from pipelines.common.vlm.dialogue import Question
     from pipelines.openpack.predict import Predictor
+
+Answer = Callable[[Sequence[str], "Sequence[Question]"], list[Prediction]]
 
 
 @dataclass(frozen=True)
@@ -107,25 +112,34 @@ def answer_timeline(
     """
     with normalised(path, settings.longest_s, preparation) as video:
         windows: list[Window] = []
+        clip_format = preparation.clip_format
         for progress, answered in answer_windows(predictor, video, preparation, settings):
-            windows += answered
+            windows += [window_of(start, len(video.repeated), answer, clip_format) for start, answer in answered]
             yield progress
     yield merge(windows, len(video.repeated), grammar, settings, predictor.taxonomy)
 
 
 def answer_windows(
-    predictor: Predictor, video: Video, preparation: Preparation, settings: TimelineSettings
-) -> Iterator[tuple[Progress, list[Window]]]:
-    """The answers to all windows of a video, a batch at a time."""
-    frames, clip_format = len(video.repeated), preparation.clip_format
-    begins = starts(frames, settings.stride_s, clip_format)
-    shown, done = shown_windows(video, begins, preparation, predictor.size), 0
-    while batch := list(islice(shown, predictor.settings.batch_size)):
-        names = [window_name(video.name, one.start) for one in batch]
-        said = predictor.answer(names, [one.question(predictor.taxonomy, clip_format.fps) for one in batch])
-        done += len(batch)
-        pairs = zip(batch, said, strict=True)
-        yield Progress(done, len(begins)), [window_of(one.start, frames, answer, clip_format) for one, answer in pairs]
+    predictor: Predictor,
+    video: Video,
+    preparation: Preparation,
+    settings: TimelineSettings,
+    answer: Answer | None = None,
+) -> Iterator[tuple[Progress, list[tuple[int, Prediction]]]]:
+    """Where each window of a video begins, and its answer, a batch at a time.
+
+    `answer`, in place of the predictor's own, gets the names of a batch of windows and its questions.
+    """
+    answer, clip_format = answer or predictor.answer, preparation.clip_format
+    begins = starts(len(video.repeated), settings.stride_s, clip_format)
+    size, done = predictor.settings.batch_size, 0
+    # the video is decoded and measured while a batch is answered, one batch ahead
+    with closing(prefetched(shown_windows(video, begins, preparation, predictor.size), depth=size)) as shown:
+        while batch := list(islice(shown, size)):
+            names = [window_name(video.name, one.start) for one in batch]
+            said = answer(names, [one.question(predictor.taxonomy, clip_format.fps) for one in batch])
+            done += len(batch)
+            yield Progress(done, len(begins)), list(zip((one.start for one in batch), said, strict=True))
 
 
 def window_name(video: str, start: int) -> str:

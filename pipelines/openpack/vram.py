@@ -6,13 +6,17 @@ what to change `common.vlm.room`'s.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.console import run
 from pipelines.common.vlm.activations import Step
+from pipelines.common.vlm.answer_vram import AnswerPlan
 from pipelines.common.vlm.published import PUBLISHED
-from pipelines.common.vlm.room import Plan, what_to_change
-from pipelines.common.vlm.vram import CARDS, GB
-from pipelines.openpack.settings import FinetuneSettings, load_settings
+from pipelines.common.vlm.room import AnyPlan, Plan, what_to_change
+from pipelines.common.vlm.settings import LoraSettings
+from pipelines.common.vlm.vram import CARDS, GB, markdown_table
+from pipelines.openpack.settings import EvaluationSettings, FinetuneSettings, load_settings
 
 # the GPU that each preset of a full-size training is for; one a process, so two of them are as one
 PRESET_CARDS = {"t4": "T4", "t4x2": "T4", "a100": "A100 40 GB", "h100": "H100 80 GB"}
@@ -27,9 +31,31 @@ def plan_of(settings: FinetuneSettings, side: int = DEFAULT_FORMAT.size) -> Plan
     return Plan(settings.lora, settings.quantization, step, loop.gradient_accumulation_steps)
 
 
+def answer_plan_of(settings: EvaluationSettings, lora: LoraSettings) -> AnswerPlan:
+    """What decides how much memory an evaluation takes of an adapter that was trained with `lora`."""
+    return AnswerPlan(lora, settings.quantization, settings.batch_size, settings.hypotheses)
+
+
 def preset_table() -> str:
-    """Markdown: GB (10⁹ bytes) of each published model with each preset; below it, what to change where it is a no."""
-    plans = {preset: plan_of(load_settings(preset=preset).finetune) for preset in PRESET_CARDS}
+    """Markdown: GB (10⁹ bytes) that a training of each published model takes with each preset; below it, what to change
+    where it is a no."""
+    return _table({preset: plan_of(load_settings(preset=preset).finetune) for preset in PRESET_CARDS})
+
+
+def answer_table() -> str:
+    """The same of an evaluation."""
+    settings = {preset: load_settings(preset=preset) for preset in PRESET_CARDS}
+    return _table({preset: answer_plan_of(one.evaluation, one.finetune.lora) for preset, one in settings.items()})
+
+
+def answer_parts() -> str:
+    """Markdown: the parts of an evaluation with the preset `t4`, for each published model."""
+    settings = load_settings(preset="t4")
+    plan = answer_plan_of(settings.evaluation, settings.finetune.lora)
+    return markdown_table({name.rpartition("/")[2]: plan.estimate(of()) for name, of in PUBLISHED.items()})
+
+
+def _table(plans: Mapping[str, AnyPlan]) -> str:
     heads = [f"`{preset}`, {CARDS[card] / GB:.1f} GB" for preset, card in PRESET_CARDS.items()]
     lines = [["", *heads], ["---", *["---:"] * len(heads)]]
     changes = []
@@ -47,7 +73,7 @@ def preset_table() -> str:
 
 
 def main() -> None:
-    print(preset_table())
+    print(f"Training\n\n{preset_table()}\n\nEvaluation\n\n{answer_table()}\n\n{answer_parts()}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Whole sessions in an evaluation: how well their timelines agree with the labels, and how well alerts find deviations.
 
-Belongs here: which sessions are answered as a whole, and what the report says of them. A timeline's figures
-(`timeline_metrics`), those of alerts (`alert_scores`) and how a video is answered (`timeline`) do not.
+Belongs here: what answers to a session's windows come to, and what the report says of it. Which sessions are answered
+(`answering`), a timeline's figures (`timeline_metrics`) and those of alerts (`alert_scores`) do not.
 
 The grammar is learned from training sessions and its thresholds are chosen on labels of validation sessions. On test
 sessions nothing is chosen. Alerts are measured three times:
@@ -18,37 +18,29 @@ same], "alone": [the same, without the grammar], "deviations": [as in their file
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
+from pipelines.common.clip_format import ClipFormat
 from pipelines.common.errors import DataError
 from pipelines.openpack.alert_scores import Case, alert_scores, choose_thresholds, every_deviation
-from pipelines.openpack.annotations import read_operations
 from pipelines.openpack.boxes import Box, Stretch, works
-from pipelines.openpack.decode import Window, alone, decode, gather
-from pipelines.openpack.deviations import Deviation, read_deviations
+from pipelines.openpack.calibrate import Calibration
+from pipelines.openpack.decode import alone, decode, gather
+from pipelines.openpack.deviations import Deviation
 from pipelines.openpack.grammar import Grammar, learn
-from pipelines.openpack.loader import read_manifest
-from pipelines.openpack.normalise import VIDEO, read_frames, run_user
 from pipelines.openpack.order_alerts import find_alerts
-from pipelines.openpack.preparation import Preparation, read_normalised, read_preparation
-from pipelines.openpack.sequences import read_sessions, sequence
+from pipelines.openpack.prediction import Prediction
+from pipelines.openpack.preparation import read_preparation
+from pipelines.openpack.sequences import read_sessions
 from pipelines.openpack.settings import AllSettings, SimulationSettings, TimelineSettings
-from pipelines.openpack.sources import SimulatedSource, read_session
 from pipelines.openpack.splits import Split
 from pipelines.openpack.taxonomy import Taxonomy
-from pipelines.openpack.timeline import answer_windows
+from pipelines.openpack.timeline import window_of
 from pipelines.openpack.timeline_metrics import scores
-from pipelines.openpack.windows import stored
-
-if TYPE_CHECKING:
-    from pipelines.openpack.predict import Predictor
 
 
 @dataclass(frozen=True)
@@ -62,6 +54,10 @@ class Videos:
     @classmethod
     def of(cls, folder: Path, settings: AllSettings) -> Videos:
         return cls(folder, settings.simulation)
+
+    def drawn_with(self, sessions: int) -> SimulationSettings:
+        """How as many sessions are drawn with a deviation in every box."""
+        return self.simulation.model_copy(update={"deviations": 1.0, "sessions": sessions})
 
 
 @dataclass(frozen=True)
@@ -99,36 +95,29 @@ def learn_grammar(shards: Path, taxonomy: Taxonomy) -> Grammar:
     return choose_thresholds(_labelled_boxes(shards, "val", grammar), grammar)
 
 
-@dataclass(frozen=True)
-class SessionTask:
-    """What is answered as a whole: a test session with its labels, or, without any, a user's sessions drawn anew."""
-
-    user: str
-    session: str | None = None
-    truth: tuple[Stretch, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.user}/{self.session}" if self.session else f"{self.user} drawn with deviations"
-
-
-def session_tasks(shards: Path, settings: TimelineSettings) -> list[SessionTask]:
-    """The first test sessions, as many as the settings ask for, and of simulated data those drawn with deviations."""
-    test = read_sessions(shards, "test")
-    tasks = [SessionTask(one.user, one.session, tuple(one.stretches)) for one in test[: settings.sessions]]
-    if settings.planted_sessions and {data["source"] for data in read_manifest(shards)["data"]} == {"simulated"}:
-        tasks += [SessionTask(user) for user in sorted({one.user for one in test})]
-    return tasks
-
-
-def answer_session(
-    predictor: Predictor, task: SessionTask, videos: Videos, preparation: Preparation, grammar: Grammar
-) -> list[Answered]:
-    """One task, answered. DataError where the video of a session is not in the folder of videos, or in another format
-    than that of the clips, which `preparation` says."""
-    if task.session is None:
-        return list(_answer_drawn(predictor, task.user, videos.simulation, preparation, grammar))
-    folder = videos.folder / task.user / task.session
-    return [_answer(predictor, str(task), folder, task.truth, preparation, grammar)]
+def as_answered(
+    name: str,
+    planted: bool,
+    row: Mapping[str, Any],
+    calibration: Calibration,
+    grammar: Grammar,
+    taxonomy: Taxonomy,
+    settings: TimelineSettings,
+    clip_format: ClipFormat,
+) -> Answered:
+    """The session whose answers are `row`, as `answering` keeps them."""
+    frames = row["frames"]
+    said = [(start, Prediction.of_json(one, taxonomy).calibrated(calibration)) for start, one in row["windows"]]
+    evidence = gather([window_of(start, frames, one, clip_format) for start, one in said], frames, grammar)
+    return Answered(
+        name,
+        frames,
+        truth=tuple(Stretch(*one) for one in row["truth"]),
+        said=tuple(decode(evidence, grammar, settings.evidence_weight)),
+        alone=tuple(alone(evidence)),
+        planted=planted,
+        deviations=tuple(Deviation(**{**one, "operations": tuple(one["operations"])}) for one in row["deviations"]),
+    )
 
 
 def session_figures(answered: Sequence[Answered], shards: Path, grammar: Grammar) -> dict[str, Any]:
@@ -161,50 +150,6 @@ def session_figures(answered: Sequence[Answered], shards: Path, grammar: Grammar
 
 def _labelled_boxes(shards: Path, split: Split, grammar: Grammar) -> list[list[Box]]:
     return [grammar.boxes_of(one.stretches) for one in read_sessions(shards, split)]
-
-
-def _answer(
-    predictor: Predictor, name: str, folder: Path, truth: Sequence[Stretch], preparation: Preparation, grammar: Grammar
-) -> Answered:
-    """The session whose normalised video lies in `folder`."""
-    settings, repeated = predictor.settings.timeline, _repeated(folder, preparation)
-    windows: list[Window] = []
-    for _, batch in answer_windows(predictor, stored(folder / VIDEO, repeated), preparation, settings):
-        windows += batch
-    evidence = gather(windows, len(repeated), grammar)
-    said = decode(evidence, grammar, settings.evidence_weight)
-    return Answered(name, len(repeated), tuple(truth), tuple(said), tuple(alone(evidence)))
-
-
-def _answer_drawn(
-    predictor: Predictor, user: str, simulation: SimulationSettings, preparation: Preparation, grammar: Grammar
-) -> Iterator[Answered]:
-    """A user's sessions drawn once more, with a deviation in every box."""
-    from pipelines.openpack.simulate import DEVIATIONS, sessions
-
-    count = predictor.settings.timeline.planted_sessions
-    simulation = simulation.model_copy(update={"deviations": 1.0, "sessions": count})
-    with tempfile.TemporaryDirectory() as temporary:
-        raw_out, out = Path(temporary) / "raw_session", Path(temporary) / "normalized_video"
-        SimulatedSource(simulation).fetch(user, raw_out, workers=1)
-        run_user(user, raw_out, out, preparation.normalise, workers=1, clip_format=preparation.clip_format)
-        for session in sessions(simulation):
-            raw, repeated = read_session(raw_out / session), _repeated(out / session, preparation)
-            annotation = read_operations(raw_out / session / str(raw.annotation), predictor.taxonomy)
-            truth = sequence(annotation, raw.first_ms, len(repeated), preparation.clip_format.fps)
-            one = _answer(predictor, f"{user}/{session}", out / session, truth, preparation, grammar)
-            told = read_deviations(raw_out / session / user / DEVIATIONS / f"{session}.json")
-            yield replace(one, planted=True, deviations=tuple(told))
-
-
-def _repeated(folder: Path, preparation: Preparation) -> np.ndarray:
-    """Of a session's normalised video, which must be in the format of the clips."""
-    found, wanted = read_normalised(folder).video_format, preparation.clip_format.video
-    if found != wanted:
-        what = f"the video has {found.told()}, the clips {wanted.told()}"
-        cure = "Run the stages normalized_video, clips and shards again, with the same settings."
-        raise DataError(what, file=folder / VIDEO, cure=cure)
-    return read_frames(folder)["repeated"].to_numpy(bool)
 
 
 def _scores(one: Answered) -> dict[str, dict[str, float]]:

@@ -44,7 +44,7 @@ class Batcher(Generic[Model, Item, Result]):
     """One thread that calls `score(model, items)`, which gives a result an item, with at most `size(model)` items.
 
     Items of one batch are for one model and of one priority. An item whose future is cancelled while it waits is
-    dropped. Where a batch fails each of its items is scored alone, so that one bad item fails by itself.
+    dropped. Where a batch fails its halves are scored, and theirs, so that one bad item fails by itself.
     """
 
     def __init__(self, score: Callable[[Model, list[Item]], list[Result]], size: Callable[[Model], int]) -> None:
@@ -116,8 +116,9 @@ class Batcher(Generic[Model, Item, Result]):
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
                 return
-            for entry in batch:
-                self._score_all([entry])
+            half = len(batch) // 2
+            for part in (batch[:half], batch[half:]):
+                self._score_all(part)
             return
         took = time.monotonic() - began
         metrics.BATCH_SIZE.observe(len(batch))

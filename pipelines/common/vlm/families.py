@@ -60,6 +60,13 @@ class Family(ABC):
     def look(self, model: Any, pixels: torch.Tensor, grid: torch.Tensor | None) -> torch.Tensor:
         """The tower's output for one question, a row a token."""
 
+    def pairs(self, pixels: torch.Tensor, grid: torch.Tensor | None) -> list[torch.Tensor]:
+        """The pixels of each pair of frames of one question, as `look` takes them for it alone; a pair is a row of
+        `grid` where there is one."""
+        if grid is None:
+            return list(pixels.split(1))
+        return list(pixels.split(grid.prod(-1).tolist()))
+
     def seen(self, features: Tensors) -> dict[str, Any]:
         """Outputs of `look`, one a question, as `mm_encoder_outputs`."""
         return {"video": BaseModelOutputWithPooling(pooler_output=tuple(features))}  # pyright: ignore[reportArgumentType]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, get_peft_model
 
+from pipelines.common.files import read_json
 from pipelines.common.vlm.families import by_model_type
 from pipelines.common.vlm.settings import LoraSettings
 
@@ -45,3 +47,10 @@ def put_lora(
     if input_require_grads:
         tuned.enable_input_require_grads()
     return tuned
+
+
+def read_lora(adapter: Path) -> LoraSettings:
+    """The settings that a PEFT folder was made with by `put_lora`; DataError where it holds no configuration."""
+    config = read_json(adapter / "adapter_config.json")
+    vision = config["target_modules"] != LANGUAGE
+    return LoraSettings(rank=config["r"], alpha=config["lora_alpha"], dropout=config["lora_dropout"], vision=vision)

@@ -1,14 +1,14 @@
-"""Whether a training fits the GPU that is there, asked before weights are read. On a CPU nothing is asked.
+"""Whether a training or an evaluation fits the GPU, asked before weights are read. On a CPU nothing is asked.
 
 Belongs here: the GPU's free memory, the refusal and what to change. The estimate itself is `vram`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoConfig
@@ -17,7 +17,7 @@ from pipelines.common.errors import SetupError
 from pipelines.common.vlm.activations import Step
 from pipelines.common.vlm.load import pick_device, read_family
 from pipelines.common.vlm.settings import Device, LoraSettings, Quantization
-from pipelines.common.vlm.vram import GB, Estimate, count_weights, estimate, markdown_table
+from pipelines.common.vlm.vram import GB, Estimate, Parts, count_weights, estimate, markdown_table
 
 Say = Callable[[str], None]
 
@@ -30,10 +30,26 @@ class Plan:
     quantization: Quantization
     step: Step
     accumulation: int
+    what: str = "the training"
 
     def estimate(self, config: Any) -> Estimate:
         """Of a training with `config`; SetupError for a family whose sizes are not known."""
         return estimate(config, count_weights(config, self.lora, self.quantization), self.step)
+
+    def smaller(self) -> Iterable[tuple[str, Plan]]:
+        """Smaller plans, each on top of the one before: first what changes no result, then what costs least of it."""
+        return _smaller(self)
+
+
+class AnyPlan(Protocol):
+    """Work whose memory can be estimated and made smaller: a `Plan`, or an `answer_vram.AnswerPlan`."""
+
+    @property
+    def what(self) -> str: ...
+
+    def estimate(self, config: Any) -> Parts: ...
+
+    def smaller(self) -> Iterable[tuple[str, AnyPlan]]: ...
 
 
 @dataclass(frozen=True)
@@ -45,8 +61,8 @@ class Card:
     total: int
 
 
-def require_room(name: str | Path, plan: Plan, device: Device, say: Say) -> None:
-    """Returns where the training fits the free memory of its GPU, or runs on a CPU; says what it will take.
+def require_room(name: str | Path, plan: AnyPlan, device: Device, say: Say) -> None:
+    """Returns where the work fits the free memory of its GPU, or runs on a CPU; says what it will take.
 
     `name` is a folder or hub name, whose config is all that is read. SetupError where the GPU is missing, busy or too
     small, with the parts of the estimate and what to change.
@@ -59,15 +75,15 @@ def require_room(name: str | Path, plan: Plan, device: Device, say: Say) -> None
     refuse(AutoConfig.from_pretrained(str(name)), plan, Card(torch.cuda.get_device_name(place), free, total), say)
 
 
-def refuse(config: Any, plan: Plan, card: Card, say: Say) -> None:
+def refuse(config: Any, plan: AnyPlan, card: Card, say: Say) -> None:
     """SetupError where `plan` does not fit what is free of `card`."""
     made = plan.estimate(config)
     if made.fits(card.free):
-        say(f"{made.total / GB:.1f} GB estimated, {card.free / GB:.1f} GB free on {card.name}")
+        say(f"{plan.what}: {made.total / GB:.1f} GB estimated, {card.free / GB:.1f} GB free on {card.name}")
         return
-    table = markdown_table({"this training": made}, card.free, card.name)
+    table = markdown_table({plan.what: made}, card.free, card.name)
     what = (
-        f"the training takes about {made.total / GB:.1f} GB, and of {card.name} {card.free / GB:.1f} of "
+        f"{plan.what} takes about {made.total / GB:.1f} GB, and of {card.name} {card.free / GB:.1f} of "
         f"{card.total / GB:.1f} GB are free\n\n{table}\n"
     )
     if made.fits(card.total):
@@ -76,13 +92,14 @@ def refuse(config: Any, plan: Plan, card: Card, say: Say) -> None:
     raise SetupError(f"the GPU is too small: {what}", cure=what_to_change(config, plan, card.total))
 
 
-def what_to_change(config: Any, plan: Plan, card: int) -> str:
-    """The first settings that make it fit a GPU of `card` bytes, in the order of `_smaller`."""
-    changed = []
-    for words, smaller in _smaller(plan):
-        changed.append(words)
+def what_to_change(config: Any, plan: AnyPlan, card: int) -> str:
+    """The first settings that make it fit a GPU of `card` bytes, in the order of `smaller`; of one setting that is
+    changed again only the last value is named."""
+    changed: dict[str, str] = {}
+    for words, smaller in plan.smaller():
+        changed[words.partition("=")[0]] = words
         if (made := smaller.estimate(config)).fits(card):
-            return f"Set {', '.join(changed)}: about {made.total / GB:.1f} GB."
+            return f"Set {', '.join(changed.values())}: about {made.total / GB:.1f} GB."
     return "No setting makes it fit: take a smaller model or a larger GPU."
 
 
@@ -95,7 +112,6 @@ def left_to_change(plan: Plan) -> str:
 
 
 def _smaller(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    """Smaller plans, each on top of the one before: first what changes no result, then what costs least of it."""
     if not plan.step.gradient_checkpointing:
         plan = replace(plan, step=replace(plan.step, gradient_checkpointing=True))
         yield "`[finetune] gradient_checkpointing = true`", plan

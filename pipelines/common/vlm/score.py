@@ -10,7 +10,7 @@ part by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -19,7 +19,8 @@ from typing import TypeVar
 import torch
 
 from pipelines.common.vlm.dialogue import ANSWER_PHRASES, Question, conclude
-from pipelines.common.vlm.encode import Encoder, to_device
+from pipelines.common.vlm.encode import Encoded, Encoder, to_device
+from pipelines.common.vlm.features import PairFeatures
 from pipelines.common.vlm.load import Vlm
 from pipelines.common.vlm.prefix import Prefix, run_prompts
 
@@ -38,8 +39,16 @@ class Scored:
     next: dict[str, float]
 
 
-def score(vlm: Vlm, questions: Sequence[Question], codes: Sequence[str], *, hypotheses: int = 8) -> list[Scored]:
-    """Scores all questions as one batch; they must have equally many stretches.
+def score(
+    vlm: Vlm,
+    questions: Sequence[Question],
+    codes: Sequence[str],
+    *,
+    hypotheses: int = 8,
+    features: Callable[[Sequence[Encoded]], list[Encoded]] | None = None,
+) -> list[Scored]:
+    """Scores all questions as one batch; they must have equally many stretches. `features` does the work of the vision
+    tower, by default a `PairFeatures` of its own.
 
     `codes` are the possible values of all parts, each one token of the tokenizer (ValueError otherwise). `hypotheses`
     is how many of the most probable sequences are followed.
@@ -48,7 +57,8 @@ def score(vlm: Vlm, questions: Sequence[Question], codes: Sequence[str], *, hypo
     stretches = len(questions[0].pairs)
     first, and_, to_next, _ = ANSWER_PHRASES
     with torch.inference_mode():
-        rows = vlm.encoder.encode(questions)
+        see = features or PairFeatures(vlm.model, vlm.encoder).fill
+        rows = see(vlm.encoder.encode(questions))
         batch = vlm.encoder.collate(rows, left=True, opening=vlm.encoder.ids(first))
         prefix = run_prompts(vlm.model, to_device(batch, vlm.device))
         seen, weight = [], torch.zeros(len(questions), 1, device=vlm.device)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -55,9 +56,28 @@ class Weights:
     vision: bool  # whether some of them are in the vision tower
 
 
+class Parts(ABC):
+    """Bytes by part, in the order in which they come to be; each field of a subclass is a part."""
+
+    @abstractmethod
+    def columns(self) -> dict[str, int]:
+        """What a table shows, by its head."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        return {part.name: getattr(self, part.name) for part in fields(self)}  # pyright: ignore[reportArgumentType]
+
+    def fits(self, card: int, spare: float = 0.1) -> bool:
+        """Whether it fits `card` bytes with this share of them left for fragments and what no config tells."""
+        return self.total <= (1 - spare) * card
+
+
 @dataclass(frozen=True)
-class Estimate:
-    """Bytes by part, in the order in which they come to be."""
+class Estimate(Parts):
+    """Of a training step."""
 
     weights_4bit: int
     weights_bf16: int
@@ -70,20 +90,21 @@ class Estimate:
     context: int
 
     @property
-    def total(self) -> int:
-        return sum(self.parts().values())
-
-    @property
     def allocated(self) -> int:
         """What `torch.cuda.max_memory_allocated()` counts: everything but the context."""
         return self.total - self.context
 
-    def parts(self) -> dict[str, int]:
-        return {part.name: getattr(self, part.name) for part in fields(self)}
-
-    def fits(self, card: int, spare: float = 0.1) -> bool:
-        """Whether it fits `card` bytes with this share of them left for fragments and what no config tells."""
-        return self.total <= (1 - spare) * card
+    def columns(self) -> dict[str, int]:
+        """adapter = its weights, gradients and moments."""
+        return {
+            "4-bit": self.weights_4bit,
+            "bf16": self.weights_bf16,
+            "adapter": self.lora + self.gradients + self.optimiser,
+            "kept": self.kept,
+            "transient": self.transient,
+            "dequantised": self.dequantised,
+            "context": self.context,
+        }
 
 
 def count_weights(config: Any, lora: LoraSettings, quantization: Quantization = "nf4") -> Weights:
@@ -188,14 +209,12 @@ def comparison(config: Any, lora: LoraSettings) -> dict[str, Estimate]:
     return rows | {f"batch 2, 8 frames, {name}": estimate(config, *case) for name, case in others.items()}
 
 
-def markdown_table(rows: Mapping[str, Estimate], card: int = CARDS["T4"], card_name: str = "T4") -> str:
-    """The estimates in GB (10⁹ bytes), one a line; adapter = its weights, gradients and Adam's moments."""
-    heads = ["", "4-bit", "bf16", "adapter", "kept", "transient", "dequantised", "context", "**total**"]
-    lines = [[*heads, f"fits a {card_name}"], ["---", *["---:"] * 8, "---"]]
+def markdown_table(rows: Mapping[str, Parts], card: int = CARDS["T4"], card_name: str = "T4") -> str:
+    """The estimates in GB (10⁹ bytes), one a line; all rows must have the same columns."""
+    heads = list(next(iter(rows.values())).columns())
+    lines = [["", *heads, "**total**", f"fits a {card_name}"], ["---", *["---:"] * (len(heads) + 1), "---"]]
     for name, one in rows.items():
-        adapter = one.lora + one.gradients + one.optimiser
-        parts = one.weights_4bit, one.weights_bf16, adapter, one.kept, one.transient, one.dequantised, one.context
-        figures = [f"{part / GB:.2f}" for part in parts]
+        figures = [f"{part / GB:.2f}" for part in one.columns().values()]
         lines.append([name, *figures, f"**{one.total / GB:.2f}**", "yes" if one.fits(card) else "no"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
