@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.common.files import folder_digests
-from pipelines.openpack.alert_scores import alert_scores, choose_thresholds, every_deviation
+from pipelines.openpack.alert_scores import Case, _best, alert_scores, choose_thresholds, every_deviation
 from pipelines.openpack.annotations import read_operations
 from pipelines.openpack.boxes import Stretch
-from pipelines.openpack.deviations import planted, possible, read_deviations
-from pipelines.openpack.grammar import KINDS, learn
-from pipelines.openpack.order_alerts import find_alerts
+from pipelines.openpack.deviations import Deviation, planted, possible, read_deviations
+from pipelines.openpack.grammar import FIRST_THRESHOLD, KINDS, learn
+from pipelines.openpack.order_alerts import Alert, find_alerts
 from pipelines.openpack.settings import SimulationSettings
 from pipelines.openpack.simulate import FIRST_DIALECT, SECOND_DIALECT, plan, write_session
 from pipelines.openpack.taxonomy import NULL_ID, OPENPACK
@@ -178,3 +178,15 @@ def test_a_drawn_session_tells_what_was_planted_in_it(tmp_path: Path):
             assert done.count(one.operations[0]) == (2 if one.kind == "repeated" else 1)
     write_session(tmp_path / "usual", "U0108", "S0100", settings.model_copy(update={"deviations": 0.0}))
     assert not any("deviations" in name for name in folder_digests(tmp_path / "usual"))
+
+
+def test_of_thresholds_with_equal_f1_the_middle_one_is_taken() -> None:
+    def alert(bits: float, operation: int) -> Alert:
+        return Alert("skipped", operation, 100, 0, 25, 1, bits, 0, 10, 25)
+
+    right, wrong = (1.0, 5.0, 9.0, 10.0), (2.0, 3.0, 4.0, 6.0, 7.0, 8.0)
+    planted_ones = tuple(Deviation("skipped", 1, (200,), 0.0, 1.0) for _ in range(6))
+    alerts = (*(alert(bits, 200) for bits in right), *(alert(bits, 300) for bits in wrong))
+    # above 0.5 bits 4 of 10 alerts are right, above 4.5 3 of 6, above 8.5 2 of 2; six were planted: F1 is 0.5 each time
+    assert _best("skipped", [Case(alerts, planted_ones)]) == 4.5
+    assert _best("repeated", [Case(alerts, planted_ones)]) == FIRST_THRESHOLD

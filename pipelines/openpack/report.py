@@ -23,12 +23,12 @@ from pipelines.common.pictures import Strip
 from pipelines.openpack.loader import ShardReader
 from pipelines.openpack.metrics import BASE, TUNED, segment_iou
 from pipelines.openpack.records import ClipRecord, Reading
+from pipelines.openpack.summary import FEW_SESSIONS
 from pipelines.openpack.taxonomy import Taxonomy
 from pipelines.openpack.whole_sessions import Answered
 
 PAGE = "report.html"
 SESSIONS, WORST = 3, 8  # shown at most: the page stays below a megabyte
-FEW_SESSIONS = 10  # below it an interval over sessions is much too narrow
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ Belongs here: intervals over clips and over sessions, the paired test of base an
 `report.json` that follows from records. What a figure is (`metrics`) and how it is shown (`report`) do not.
 
 Clips of one session show one worker at one time of one day, and neighbours share frames: they are not independent.
-Intervals over resampled sessions respect that, Wilson's and McNemar's do not and are the narrower for it. But a handful
-of sessions cannot tell how sessions differ, so there an interval over them is of little worth.
+Intervals over resampled sessions respect that, Wilson's and McNemar's do not. But a handful of sessions cannot tell how
+sessions differ, and an interval over two that came out alike is nearly a point. So below FEW_SESSIONS an interval is
+never narrower than if clips were independent, which is still too narrow.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pipelines.openpack.metrics import (
 from pipelines.openpack.records import ClipRecord, LabelSet
 from pipelines.openpack.taxonomy import Taxonomy
 
+FEW_SESSIONS = 10
 RESAMPLES, SEED = 2000, 7  # enough that another seed moves an end by little beside the width
 
 Arms = Mapping[str, Sequence[ClipRecord]]
@@ -81,14 +83,21 @@ def intervals(records: Sequence[ClipRecord], labels: LabelSet) -> dict[str, list
 def session_intervals(records: Sequence[ClipRecord], labels: LabelSet) -> dict[str, list[float] | None]:
     """95 % interval [low, high] of every figure: percentiles over resampled sessions. None with a single session.
 
-    Percentiles, since BCa would estimate its two corrections from the same few sessions.
+    Percentiles, since BCa would estimate its two corrections from the same few sessions. Below FEW_SESSIONS it reaches
+    at least as far as percentiles over resampled clips and, where it has one, Wilson's interval.
     """
     found = measures(records, labels)
     sessions = [record.session for record in records]
     if len(set(sessions)) < 2:
         return dict.fromkeys(found)
     weights = resample(sessions, RESAMPLES, SEED)
-    return {name: figure and _interval(figure(weights)) for name, figure in found.items()}
+    over_sessions = {name: figure and _interval(figure(weights)) for name, figure in found.items()}
+    if len(set(sessions)) >= FEW_SESSIONS:
+        return over_sessions
+    single = resample(range(len(records)), RESAMPLES, SEED)
+    over_clips = {name: figure and _interval(figure(single)) for name, figure in found.items()}
+    wilsons = intervals(records, labels)
+    return {name: _reach([over_sessions[name], over_clips[name], wilsons.get(name)]) for name in found}
 
 
 def compare(arms: Arms, labels: LabelSet) -> dict[str, dict[str, float]]:
@@ -117,6 +126,12 @@ def _scores(arms: Arms, labels: LabelSet, *, with_wilson: bool) -> dict[str, dic
 
 def _each(of_arm: Callable[[Sequence[ClipRecord], LabelSet], Any], arms: Arms, labels: LabelSet) -> dict[str, Any]:
     return {arm: of_arm(rows, labels) for arm, rows in arms.items()}
+
+
+def _reach(ends: Sequence[list[float] | None]) -> list[float] | None:
+    """From the lowest to the highest end of several intervals; None where there is none."""
+    known = [one for one in ends if one]
+    return [min(low for low, _ in known), max(high for _, high in known)] if known else None
 
 
 def _interval(values: np.ndarray) -> list[float] | None:
