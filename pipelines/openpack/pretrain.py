@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -80,7 +81,9 @@ def make_base(
     The embedded model is made for clips of that format. SetupError where they are too short for its task, and where a
     named model's configuration cannot be had. Waits while another process writes there.
     """
-    with output_lock(out, progress):
+    from pipelines.common.vlm.ranks import started_first
+
+    with output_lock(out, progress) if started_first() else nullcontext():
         base = _train_tiny(out, settings, clip_format.frames, progress) if vlm == TINY else _named(vlm, out, progress)
     progress(f"base model {base.name}: {base.parameters:,} parameters")
     return base

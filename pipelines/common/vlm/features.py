@@ -64,9 +64,8 @@ class PairFeatures:
     `kept` block pairs are also remembered from call to call, on the CPU.
     """
 
-    VALUES_AT_ONCE = (
-        8 * 3 * DEFAULT_FORMAT.size**2
-    )  # of pixels: one clip at full size, so that memory does not grow with the batch
+    # of pixels: one clip at full size, so that memory does not grow with the batch
+    VALUES_AT_ONCE = 8 * 3 * DEFAULT_FORMAT.size**2
 
     def __init__(self, model: Any, encoder: Encoder) -> None:
         self._model, self._encoder = model, encoder
