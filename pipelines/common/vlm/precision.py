@@ -30,12 +30,16 @@ def dtype_name(dtype: torch.dtype) -> str:
 def norms_in_fp32(model: Any) -> Any:
     """The same model, whose norms have fp32 weights, compute in fp32 and give what they were given: squares of fp16
     above 256 are no numbers, and Qwen2-VL's residuals reach thousands."""
-    module: Any
-    for module in model.modules():
+    modules: list[Any] = list(model.modules())
+    for module in modules:
         if isinstance(module, torch.nn.LayerNorm) or type(module).__name__.endswith("RMSNorm"):
-            module.float()
-            module.forward = partial(_in_fp32, module.forward)
+            _compute_in_fp32(module)
     return model
+
+
+def _compute_in_fp32(norm: Any) -> None:
+    norm.float()
+    norm.forward = partial(_in_fp32, norm.forward)
 
 
 def _in_fp32(forward: Any, hidden: torch.Tensor) -> torch.Tensor:
