@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_stages import NORMALISE, SIMULATION, USER
+from fault_stages import CLIPS, SIMULATION, USER
 from kills import hidden
 from PIL import Image
 
@@ -21,7 +21,7 @@ from pipelines.openpack import clips, normalise
 from pipelines.openpack.annotations import JAPAN, read_operations
 from pipelines.openpack.loader import ShardReader
 from pipelines.openpack.release import annotation_file, read_video_start, stream_place
-from pipelines.openpack.settings import ClipSettings, ShardSettings, View
+from pipelines.openpack.settings import ClipSettings, NormaliseSettings, ShardSettings, View
 from pipelines.openpack.shards import write_shards
 from pipelines.openpack.simulate import write_session
 from pipelines.openpack.sources import LocalSource
@@ -47,8 +47,9 @@ class House:
         LocalSource(self.root / "release", self.view).fetch(USER, raw, workers=1)
         written = self._written(raw)
         self.computed = {"raw_session": [name for name in written if written[name] != before.get(name)]}
-        normalise.run_user(USER, raw, video, NORMALISE, 1, self._note("normalized_video"))
-        clips.run_user(USER, video, raw, cut, ClipSettings(), KeyframeSettings(), 1, self._note("clips"))
+        normalise.run_user(USER, raw, video, NormaliseSettings(), 1, self._note("normalized_video"), clip_format=CLIPS)
+        recipe = ClipSettings(), KeyframeSettings()
+        clips.run_user(USER, video, raw, cut, *recipe, 1, self._note("clips"), clip_format=CLIPS)
         return write_shards(self.root / "clips", self.root / "shards", ShardSettings())
 
     def records(self) -> dict[str, dict[str, Record]]:
