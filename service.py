@@ -7,6 +7,7 @@ answer does not: `pipelines.openpack.serve`, on the same code that the evaluatio
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ from starlette.routing import Route as Place
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import pipelines.openpack
-from pipelines.common.serving import log
+from pipelines.common.serving import log, metrics
 from pipelines.common.serving.hosts import KnownHosts
 from pipelines.common.serving.limits import Admission, BearerToken, BodyLimit, OwnPages, Route, Watch
 from pipelines.common.serving.lines import Lines, begun
@@ -243,6 +244,11 @@ async def clip_format(request: Request) -> JSONResponse:
         return refusal.response()
 
 
+async def shown_metrics(request: Request) -> Response:
+    content, kind = await asyncio.to_thread(metrics.shown)
+    return Response(content, media_type=kind)
+
+
 async def docs(request: Request) -> JSONResponse:
     return JSONResponse(described(PackagingService.openapi_spec.asdict(), ROUTES, token=TOKEN is not None))
 
@@ -259,7 +265,7 @@ _add(Ready)
 _add(Admission, routes=ROUTES)
 _add(Watch, routes=ROUTES)
 _add(BodyLimit, routes=ROUTES)
-PLACES = [Place("/docs.json", docs), Place(CLIP_FORMAT, clip_format)]
+PLACES = [Place("/docs.json", docs), Place("/metrics", shown_metrics), Place(CLIP_FORMAT, clip_format)]
 PackagingService.mount_asgi_app(Starlette(routes=PLACES), name="docs")
 if PAGE.is_dir():
     PackagingService.mount_asgi_app(page(PAGE), name="page")

@@ -396,7 +396,7 @@ def test_by_hand(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     command = ["recordings", str(root), "worker-2", str(root.parent / "out")]
     monkeypatch.setattr("sys.argv", command)
     main()
-    assert capsys.readouterr().out.startswith("take2 ok {'view': 'video', 'frames': 450,")
+    assert "\ntake2 ok {'view': 'video', 'frames': 450," in capsys.readouterr().out  # after the settings
     monkeypatch.setattr("sys.argv", [*command[:2], "worker-9", command[3]])
     with pytest.raises(DataError, match=r"no video of worker-9 is here\. The users are worker-1, worker-2, worker-3"):
         main()

@@ -1,8 +1,8 @@
 """What Prometheus can ask of a service that works on uploads.
 
 Belongs here: metrics that hold for any such service. What the answers were (`pipelines.openpack.serve`) does not.
-prometheus_client keeps them in the files of PROMETHEUS_MULTIPROC_DIR where that is set, as it is for BentoML's workers,
-whose /metrics then shows them beside its own.
+prometheus_client keeps them in the files of PROMETHEUS_MULTIPROC_DIR where that is set, as it is for BentoML's workers.
+BentoML has no /metrics where its own are switched off, so that `shown` is what a service answers there.
 """
 
 from __future__ import annotations
@@ -11,8 +11,16 @@ import os
 import re
 from pathlib import Path
 
-from prometheus_client import Counter, Gauge, Histogram
-from prometheus_client.multiprocess import mark_process_dead
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 # From one forward pass of a small model to the deadline of a request.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -30,6 +38,15 @@ MODEL_LOADED = Gauge(
     "serving_model_loaded", "1 for the model that answers", ["model", "adapter", "data"], multiprocess_mode="livemax"
 )
 MODEL_REJECTED = Counter("serving_model_rejected_total", "Models of the store that could not be loaded")
+
+
+def shown() -> tuple[bytes, str]:
+    """All metrics of all processes in Prometheus' words, and what kind of text that is."""
+    registry = REGISTRY
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+    return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
 def forget_the_dead() -> None:
