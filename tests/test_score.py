@@ -8,6 +8,7 @@ import pytest
 import torch
 from toy_vlm import CODES, make, question
 
+from pipelines.common.errors import DataError
 from pipelines.common.vlm import prefix
 from pipelines.common.vlm.dialogue import ANSWER_PHRASES, conclude
 from pipelines.common.vlm.prefix import CopiedPrefix, SharedPrefix
@@ -125,3 +126,11 @@ def test_views_are_averaged():
     assert made.span == pytest.approx({(0, 40): 0.4, (40, 125): 0.6})
     assert made.next == pytest.approx({"A": 0.6, "B": 0.4})
     assert made.seen[0, 125] == pytest.approx({"A": 0.4, "B": 0.6})
+
+
+def test_outputs_that_are_no_numbers_are_no_answer():
+    vlm = make()
+    with torch.no_grad():
+        vlm.model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(DataError, match="no numbers, computed in float32"):
+        score(vlm, [question(1)], CODES)

@@ -18,10 +18,12 @@ from typing import TypeVar
 
 import torch
 
+from pipelines.common.errors import DataError
 from pipelines.common.vlm.dialogue import ANSWER_PHRASES, Question, conclude
 from pipelines.common.vlm.encode import Encoded, Encoder, to_device
 from pipelines.common.vlm.features import PairFeatures
 from pipelines.common.vlm.load import Vlm
+from pipelines.common.vlm.precision import dtype_name
 from pipelines.common.vlm.prefix import Prefix, run_prompts
 
 Key = TypeVar("Key")
@@ -135,8 +137,15 @@ def _normalised(shares: Mapping[Key, float]) -> dict[Key, float]:
 
 
 def _log_shares(prefix: Prefix, tokens: list[int]) -> torch.Tensor:
-    """(questions, sequences, tokens): how probable each is as the next one, among these tokens."""
-    return torch.log_softmax(prefix.logits[..., tokens].float(), -1)
+    """(questions, sequences, tokens): how probable each is as the next one, among these tokens.
+
+    DataError where they are no numbers: an overflow in fp16 would otherwise be taken for an answer.
+    """
+    shares = torch.log_softmax(prefix.logits[..., tokens].float(), -1)
+    if not bool(torch.isfinite(shares).all()):
+        what = f"the model's outputs are no numbers, computed in {dtype_name(prefix.logits.dtype)}"
+        raise DataError(what, cure="Answer on a GPU with bfloat16, or on a CPU; or train with a lower learning rate.")
+    return shares
 
 
 def _most_probable(joint: torch.Tensor, hypotheses: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
