@@ -68,8 +68,8 @@ def content(folder: Path) -> dict[str, Any]:
 
 
 def hidden(folder: Path) -> list[Path]:
-    """What is being written below `folder`, or was left half-written."""
-    return list(folder.rglob(".*"))
+    """What is being written below `folder`, or was left half-written; locks are neither."""
+    return [path for path in folder.rglob(".*") if path.suffix != ".lock"]
 
 
 def wait_until(happened: Callable[[], Any], seconds: float = 60) -> Any:

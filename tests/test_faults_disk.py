@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fault_stages import SESSION_STAGES, USER, pack
+from fault_stages import CLIPS, SESSION_STAGES, USER, pack
 from kills import content, hidden
 
 from pipelines.common.console import run
@@ -113,6 +113,8 @@ def test_a_full_disk_leaves_the_old_shards(reference: Path, disk: Callable[[int]
 def test_a_command_ends_with_the_sentence(reference: Path, disk: Callable[[int], Path], monkeypatch):
     root = disk(2**16)
     folders = [reference / "normalized_video" / USER, reference / "raw_session" / USER, root / USER]
-    monkeypatch.setattr(sys, "argv", ["clips", USER, *map(str, folders), "--workers", "1"])
+    (root / "settings.toml").write_text(f"[clip_format]\nsize = {CLIPS.size}\n")
+    settings = ["--settings", str(root / "settings.toml")]
+    monkeypatch.setattr(sys, "argv", ["clips", USER, *map(str, folders), "--workers", "1", *settings])
     with pytest.raises(SystemExit, match=f"{root / USER / 'S0100'}: {FULL}"):
         run(clips.main)

@@ -98,7 +98,7 @@ def test_new_shards_replace_the_old_ones_in_one_step_whenever_killed(
 
     more, whole = ShardSettings(least_shards=3), with_old_shards("whole")
     events, found = run(pack, whole, more, root=whole), Counter[int | None]()
-    for event in range(events - 10, events):  # the last steps, in which the old ones go
+    for event in range(events - 14, events):  # the last steps, in which the old ones go
         root = with_old_shards(str(event))
         run_and_kill(event, pack, root, more, root=root)
         there = (root / "shards").exists()

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toy_vlm import CODES, make, question
 
 from pipelines.common.vlm.generate import generate
+from pipelines.common.vlm.load import load
 from pipelines.common.vlm.lora import put_lora
 from pipelines.common.vlm.score import score
 from pipelines.common.vlm.settings import LoraSettings
@@ -80,6 +81,17 @@ def test_a_training_of_an_adapter_on_4_bits_has_none(checkpointing: bool, toy_ba
             device=CPU,
             progress=str,
         )
+
+
+def test_answers_on_4_bits_have_none(toy_base: Path):
+    """bitsandbytes would take bf16 for them on a processor that has it."""
+    vlm = load(toy_base, quantization="nf4", device="cpu")
+    with none_in_half_precision():
+        score(vlm, [question(1)], CODES)
+        generate(vlm, [question(1)], 3)
+    layers = [one for one in vlm.model.modules() if hasattr(one, "support_avx512bf16_for_cpu")]
+    assert layers
+    assert not any(one.support_avx512bf16_for_cpu for one in layers)
 
 
 def test_answers_have_none_with_and_without_an_adapter(toy_base: Path):

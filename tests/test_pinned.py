@@ -114,6 +114,8 @@ def test_naming_a_model_of_the_hub_downloads_no_weights_and_later_the_named_comm
         hub.files, hub.commit = {FIRST: model, SECOND: changed}, FIRST
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        files = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.endpoint)
         named = name_it(NAME, tmp_path / "base")
         assert (named.revision, named.digest) == (FIRST, folder_digest(model))

@@ -14,6 +14,7 @@ from kills import start, wait_until
 from rank_training import train
 from safetensors.torch import load_file
 
+from pipelines.common.clip_format import DEFAULT_FORMAT
 from pipelines.common.errors import DataError, SetupError
 from pipelines.common.files import digest, read_json
 from pipelines.common.vlm.ranks import ALONE, joined, together
@@ -91,7 +92,7 @@ def test_processes_share_the_samples_of_the_base_model_and_none_is_drawn_twice()
     one = two.model_copy(update={"processes": 1, "loop": loop.model_copy(update={"batch_size": 4})})
 
     def drawn(settings: PretrainSettings, rank: int) -> list[str]:
-        rows = _drawn_rows(settings, rank)(1)
+        rows = _drawn_rows(settings, DEFAULT_FORMAT.frames, rank)(1)
         return sorted(digest([row.ids, row.pixels.flatten()[::97].tolist()]) for row in rows)
 
     assert len(set(drawn(one, 0))) == 4

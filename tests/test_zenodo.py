@@ -113,7 +113,7 @@ def test_from_the_network_to_checked_sessions(
     assert paths(server) == [RECORD, ARCHIVE, ARCHIVE]
     assert told[-1] == (len(server.resources[ARCHIVE].body),) * 2
     root = downloads / "8145223"
-    assert sorted(path.name for path in root.iterdir()) == [".U0101.lock", "U0101"]
+    assert sorted(path.name for path in root.iterdir()) == ["U0101"]
     assert {name: (root / "U0101" / name).read_bytes() for name in files} == files
 
     server.log.clear()

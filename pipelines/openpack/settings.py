@@ -30,7 +30,7 @@ STAGE_VERSIONS: dict[str, str] = {
     "shards": "6",
     "base_model": "6",
     "adapter": "7",
-    "evaluation": "8",
+    "evaluation": "9",
     "bento": "6",
 }
 

@@ -75,6 +75,8 @@ def load(
         raise _not_to_be_had(name, error) from error
     keep_frame_size(processor)
     linear_patches(model)
+    if place.type == "cpu":
+        _answers_in_fp32(model)
     if dtype == torch.float16:
         norms_in_fp32(model)
     if quantization == "none":
@@ -82,6 +84,14 @@ def load(
     if adapter is not None:
         model = with_adapter(model, adapter)
     return Vlm(model.eval(), Encoder(processor, family), place)
+
+
+def _answers_in_fp32(model: Any) -> None:
+    """On processors with bf16 instructions bitsandbytes multiplies 4-bit weights in bf16 once a model answers, and in
+    fp32 while it is trained and on all other processors: answers must not depend on the machine."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def linear_patches(model: Any) -> Any:
