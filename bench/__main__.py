@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from functools import partial
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def main() -> None:
     names = parser.parse_args().names or list(BENCHES)
     results = {}
     for name in names:
+        began = time.perf_counter()
         results[name] = BENCHES[name]()
-        print(f"{name}: {results[name]}", flush=True)
+        print(f"{name}: {results[name]}, in {time.perf_counter() - began:.0f} s", flush=True)
     kept = read_json(RESULTS) if RESULTS.is_file() else {}
     if (name := "demo_vs_reference") in results:
         print(*demo_stages.slow(results[name], kept.get(name, {})), sep="\n", flush=True)
