@@ -98,13 +98,9 @@ def _digest(name: str) -> str:
     tree = _tree(name)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            del body[0]
+        first = body[0].value if isinstance(body, list) and body and isinstance(body[0], ast.Expr) else None
+        if isinstance(body, list) and isinstance(first, ast.Constant) and isinstance(first.value, str):
+            del body[0]  # a docstring; what is left begins with none, so that the tree may come here again
     return digest(ast.dump(tree))
 
 

@@ -37,7 +37,7 @@ from pipelines.openpack.grammar import GRAMMAR, Grammar
 from pipelines.openpack.order_alerts import find_alerts
 from pipelines.openpack.prediction import Prediction
 from pipelines.openpack.preparation import Preparation, read_preparation
-from pipelines.openpack.question import normalised, shown_windows
+from pipelines.openpack.question import Shown, normalised, shown_windows
 from pipelines.openpack.settings import TimelineSettings
 from pipelines.openpack.taxonomy import LABELS, Taxonomy
 from pipelines.openpack.time_study import as_csv, time_study
@@ -134,12 +134,21 @@ def answer_windows(
     begins = starts(len(video.repeated), settings.stride_s, clip_format)
     size, done = predictor.settings.batch_size, 0
     # the video is decoded and measured while a batch is answered, one batch ahead
-    with closing(prefetched(shown_windows(video, begins, preparation, predictor.size), depth=size)) as shown:
+    windows = _to_the_end(video, shown_windows(video, begins, preparation, predictor.size))
+    with closing(prefetched(windows, depth=size)) as shown:
         while batch := list(islice(shown, size)):
             names = [window_name(video.name, one.start) for one in batch]
             said = answer(names, [one.question(predictor.taxonomy, clip_format.fps) for one in batch])
             done += len(batch)
             yield Progress(done, len(begins)), list(zip((one.start for one in batch), said, strict=True))
+
+
+def _to_the_end(video: Video, windows: Iterator[Shown]) -> Iterator[Shown]:
+    """The windows, and then what is left of the video: its ffmpeg ends with the thread that started it, which is the
+    one that reads ahead."""
+    yield from windows
+    for _ in video.pictures:
+        pass
 
 
 def window_name(video: str, start: int) -> str:
