@@ -36,7 +36,6 @@ LEAST_CLIPS = 20  # three numbers are chosen on them, and with fewer one clip de
 Shares = Mapping[int, float]
 Transitions = dict[int, dict[int, float]]
 Say = Callable[[str], None]
-Answers = Callable[[Sequence[Sequence[int]]], "Iterable[Sequence[Prediction]]"]  # to batches of validation samples
 
 
 class Calibration(Settings):
@@ -103,8 +102,8 @@ def calibrate(
 ) -> Calibration:
     """Fits a calibration to `answers`, the raw ones to the clips of `calibration_batches`.
 
-    `answers` gives the answers to batches of them. `transitions` are those of the shards' train split. Where validation
-    says too little the calibration changes nothing and says why. DataError for a damaged shard of the split.
+    `transitions` are those of the shards' train split. Where validation says too little the calibration changes nothing
+    and says why. DataError for a damaged shard of the split.
     """
     targets, _ = _chosen(settings, shards)
     made = fit_calibration(answers, targets, transitions, taxonomy)

@@ -90,7 +90,8 @@ def fit(
             norm = torch.nn.utils.clip_grad_norm_(trained.values(), settings.max_grad_norm)
             if scale is None or bool(torch.isfinite(norm)):  # the same in all processes, whose gradients are one sum
                 optimiser.step(rate)
-                _ = scale and scale.stepped()
+                if scale:
+                    scale.stepped()
             else:
                 progress(scale.overflowed(step))
         optimiser.zero_grad()
